@@ -1,0 +1,311 @@
+/* pool.c - see pool.h.
+ *
+ * A block's way:  magazine (32 pointers a stripe and class: the block freed last, still in the cache,
+ * is handed out first)  <->  its slab's free list  <->  slab  <->  area.
+ */
+#include "pool.h"
+
+#include <assert.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "lock.h"
+#include "mem.h"
+
+#define SLAB_SIZE 65536u
+#define SLAB_HEADER_SIZE 64u
+#define AREA_ALIGNMENT (2u << 20) /* a huge page */
+#define AREA_SIZE_FIRST (256u << 10) /* of ordinary pages: a small store stays small */
+#define AREA_SIZE_MAX (64u << 20)
+#define MAGAZINE_SIZE 32u
+#define FINE_MAX 1024u /* classes in steps of 16 bytes up to here, then 8 a doubling */
+#define FINE_COUNT (FINE_MAX / 16)
+#define CLASS_COUNT (FINE_COUNT + 24)
+
+/* Starts each slab. */
+typedef struct slab {
+    kv_pool *pool;
+    struct slab *next, *prev; /* in its class's list of slabs with free blocks, or of free slabs */
+    void *free_blocks;        /* linked through their first word */
+    uint32_t carved;          /* offset of the part never handed out */
+    uint16_t used;            /* blocks out, those in magazines included */
+    bool listed;              /* in its class's list */
+} slab;
+static_assert(sizeof(slab) <= SLAB_HEADER_SIZE, "the header has its own line");
+
+/* Before each large block. */
+typedef struct large {
+    kv_pool *pool;
+    struct large *next, *prev;
+    size_t size;
+} large;
+static_assert(sizeof(large) % 16 == 0, "blocks are 16-byte aligned");
+
+typedef struct size_class {
+    uint32_t magazine_count;
+    slab *slabs; /* with free blocks */
+    void *magazine[MAGAZINE_SIZE];
+} size_class;
+
+typedef struct stripe {
+    _Alignas(64) kv_mutex mutex;
+    size_class classes[CLASS_COUNT];
+} stripe;
+
+typedef struct area {
+    struct area *next;
+    char *start;
+    size_t size;
+} area;
+
+struct kv_pool {
+    _Atomic uint64_t references;
+    _Atomic bool abandoned;
+    _Atomic uint64_t bytes;
+    kv_mutex areas_mutex; /* guards what follows */
+    area *areas;
+    size_t next_area_size;
+    char *fresh; /* the part of the newest area never cut into slabs */
+    size_t fresh_size;
+    slab *free_slabs;
+    large *large_blocks;
+    stripe stripes[KV_POOL_STRIPES];
+};
+
+static unsigned class_of(size_t size) {
+    if (size <= FINE_MAX)
+        return size == 0 ? 0 : (unsigned)((size - 1) / 16);
+    unsigned log2 = 63u - (unsigned)__builtin_clzll((unsigned long long)(size - 1)); /* 10 .. 12 */
+    unsigned step = (unsigned)((size - 1) >> (log2 - 3)) & 7u;
+    return FINE_COUNT + (log2 - 10) * 8 + step;
+}
+
+static size_t class_size(unsigned index) {
+    if (index < FINE_COUNT)
+        return (size_t)(index + 1) * 16;
+    unsigned log2 = 10 + (index - FINE_COUNT) / 8, step = (index - FINE_COUNT) % 8;
+    return ((size_t)1 << log2) + ((size_t)(step + 1) << (log2 - 3));
+}
+
+static slab *slab_of(const void *block) {
+    return (slab *)((uintptr_t)block & ~(uintptr_t)(SLAB_SIZE - 1));
+}
+
+kv_pool *kv_pool_create(void) {
+    kv_pool *pool = kv_mem_map(sizeof *pool, 4096, false); /* zeroed, touched as it is used */
+    if (pool == NULL)
+        return NULL;
+    pool->references = 1;
+    pool->next_area_size = AREA_SIZE_FIRST;
+    return pool;
+}
+
+void kv_pool_acquire(kv_pool *pool) {
+    atomic_fetch_add_explicit(&pool->references, 1, memory_order_relaxed);
+}
+
+void kv_pool_release(kv_pool *pool) {
+    /* Release: our use of the memory is over.  Acquire: so is everybody's. */
+    if (atomic_fetch_sub_explicit(&pool->references, 1, memory_order_acq_rel) != 1)
+        return;
+    if (atomic_load(&pool->abandoned))
+        return; /* shared with the parent's threads at the fork: the child leaves it be */
+    for (large *block = pool->large_blocks, *next; block != NULL; block = next) {
+        next = block->next;
+        kv_mem_free(block);
+    }
+    for (area *a = pool->areas, *next; a != NULL; a = next) {
+        next = a->next;
+        kv_mem_unmap(a->start, a->size);
+        kv_mem_free(a);
+    }
+    kv_mem_unmap(pool, sizeof *pool);
+}
+
+void kv_pool_abandon(kv_pool *pool) {
+    atomic_store(&pool->abandoned, true);
+}
+
+uint64_t kv_pool_bytes(kv_pool *pool) {
+    return atomic_load_explicit(&pool->bytes, memory_order_relaxed);
+}
+
+/* Makes room for at least one slab.  areas_mutex is held. */
+static bool grow_locked(kv_pool *pool) {
+    size_t size = pool->next_area_size;
+    bool huge = size >= AREA_ALIGNMENT;
+    area *a = kv_mem_alloc(sizeof *a);
+    char *start = a == NULL ? NULL : kv_mem_map(size, huge ? AREA_ALIGNMENT : SLAB_SIZE, huge);
+    if (start == NULL || ((uintptr_t)(start + size) >> 24 >> 24) != 0) {
+        /* Slots keep hash bits in the upper 16 bits of a pointer (table.h). */
+        kv_mem_unmap(start, size);
+        kv_mem_free(a);
+        return false;
+    }
+    *a = (area){.next = pool->areas, .start = start, .size = size};
+    pool->areas = a;
+    pool->fresh = start;
+    pool->fresh_size = size;
+    atomic_fetch_add_explicit(&pool->bytes, size, memory_order_relaxed);
+    if (size < AREA_SIZE_MAX)
+        pool->next_area_size = huge ? size * 2 : AREA_ALIGNMENT;
+    return true;
+}
+
+static slab *slab_take(kv_pool *pool) {
+    kv_mutex_lock(&pool->areas_mutex, KV_RANK_AREAS);
+    slab *s = pool->free_slabs;
+    if (s != NULL) {
+        pool->free_slabs = s->next;
+    } else if (pool->fresh_size >= SLAB_SIZE || grow_locked(pool)) {
+        s = (slab *)(void *)pool->fresh;
+        pool->fresh += SLAB_SIZE;
+        pool->fresh_size -= SLAB_SIZE;
+    }
+    kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
+    if (s != NULL)
+        *s = (slab){.pool = pool, .carved = SLAB_HEADER_SIZE};
+    return s;
+}
+
+static void slab_give_back(kv_pool *pool, slab *s) {
+    kv_mutex_lock(&pool->areas_mutex, KV_RANK_AREAS);
+    s->next = pool->free_slabs;
+    pool->free_slabs = s;
+    kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
+}
+
+static void list_add(size_class *c, slab *s) {
+    s->listed = true;
+    s->prev = NULL;
+    s->next = c->slabs;
+    if (s->next != NULL)
+        s->next->prev = s;
+    c->slabs = s;
+}
+
+static void list_remove(size_class *c, slab *s) {
+    s->listed = false;
+    if (s->prev != NULL)
+        s->prev->next = s->next;
+    else
+        c->slabs = s->next;
+    if (s->next != NULL)
+        s->next->prev = s->prev;
+}
+
+/* Fills half a magazine.  The stripe is locked.  False: no memory. */
+static bool refill(kv_pool *pool, size_class *c, unsigned index) {
+    size_t size = class_size(index);
+    /* Big blocks one at a time: half a magazine of them would be more than a slab. */
+    uint32_t wanted = size > 512 ? 1 : MAGAZINE_SIZE / 2;
+    while (c->magazine_count < wanted) {
+        slab *s = c->slabs;
+        if (s == NULL) {
+            s = slab_take(pool);
+            if (s == NULL)
+                break;
+            list_add(c, s);
+        }
+        void *block = s->free_blocks;
+        if (block != NULL) {
+            s->free_blocks = (void *)(uintptr_t)atomic_load_explicit(
+                (_Atomic uintptr_t *)block, memory_order_relaxed);
+        } else {
+            block = (char *)s + s->carved;
+            s->carved += (uint32_t)size;
+        }
+        s->used++;
+        if (s->free_blocks == NULL && s->carved + size > SLAB_SIZE)
+            list_remove(c, s);
+        c->magazine[c->magazine_count++] = block;
+    }
+    return c->magazine_count > 0;
+}
+
+/* Gives the older half of a full magazine back to the slabs.  The stripe is locked. */
+static void spill(kv_pool *pool, size_class *c) {
+    uint32_t count = MAGAZINE_SIZE / 2;
+    for (uint32_t i = 0; i < count; i++) {
+        void *block = c->magazine[i];
+        slab *s = slab_of(block);
+        atomic_store_explicit((_Atomic uintptr_t *)block, (uintptr_t)s->free_blocks,
+                              memory_order_relaxed);
+        s->free_blocks = block;
+        s->used--;
+        if (!s->listed) {
+            list_add(c, s);
+        } else if (s->used == 0 && (s->next != NULL || s->prev != NULL)) {
+            list_remove(c, s); /* the class keeps one empty slab: no to and fro at the edge */
+            slab_give_back(pool, s);
+        }
+    }
+    memmove(c->magazine, c->magazine + count, (MAGAZINE_SIZE - count) * sizeof c->magazine[0]);
+    c->magazine_count -= count;
+}
+
+static void *large_alloc(kv_pool *pool, size_t size) {
+    large *block = kv_mem_alloc(sizeof *block + size);
+    if (block == NULL)
+        return NULL;
+    if (((uintptr_t)block >> 24 >> 24) != 0) {
+        kv_mem_free(block);
+        return NULL;
+    }
+    kv_mutex_lock(&pool->areas_mutex, KV_RANK_AREAS);
+    *block = (large){.pool = pool, .next = pool->large_blocks, .size = size};
+    if (block->next != NULL)
+        block->next->prev = block;
+    pool->large_blocks = block;
+    kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
+    atomic_fetch_add_explicit(&pool->bytes, sizeof *block + size, memory_order_relaxed);
+    return block + 1;
+}
+
+static void large_free(kv_pool *pool, void *memory) {
+    large *block = (large *)memory - 1;
+    kv_mutex_lock(&pool->areas_mutex, KV_RANK_AREAS);
+    if (block->prev != NULL)
+        block->prev->next = block->next;
+    else
+        pool->large_blocks = block->next;
+    if (block->next != NULL)
+        block->next->prev = block->prev;
+    kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
+    atomic_fetch_sub_explicit(&pool->bytes, sizeof *block + block->size, memory_order_relaxed);
+    kv_mem_free(block);
+}
+
+void *kv_pool_alloc(kv_pool *pool, unsigned stripe_index, size_t size) {
+    if (size > KV_POOL_SLAB_MAX)
+        return large_alloc(pool, size);
+    unsigned index = class_of(size);
+    stripe *st = &pool->stripes[stripe_index];
+    size_class *c = &st->classes[index];
+    void *block = NULL;
+    kv_mutex_lock(&st->mutex, KV_RANK_STRIPE);
+    if (c->magazine_count > 0 || refill(pool, c, index))
+        block = c->magazine[--c->magazine_count];
+    kv_mutex_unlock(&st->mutex, KV_RANK_STRIPE);
+    return block;
+}
+
+void kv_pool_free(kv_pool *pool, unsigned stripe_index, void *block, size_t size) {
+    if (block == NULL || atomic_load_explicit(&pool->abandoned, memory_order_relaxed))
+        return;
+    if (size > KV_POOL_SLAB_MAX) {
+        large_free(pool, block);
+        return;
+    }
+    stripe *st = &pool->stripes[stripe_index];
+    size_class *c = &st->classes[class_of(size)];
+    kv_mutex_lock(&st->mutex, KV_RANK_STRIPE);
+    if (c->magazine_count == MAGAZINE_SIZE)
+        spill(pool, c);
+    c->magazine[c->magazine_count++] = block;
+    kv_mutex_unlock(&st->mutex, KV_RANK_STRIPE);
+}
+
+kv_pool *kv_pool_of(const void *block, size_t size) {
+    return size > KV_POOL_SLAB_MAX ? ((const large *)block - 1)->pool : slab_of(block)->pool;
+}

@@ -1,0 +1,46 @@
+/* pool.h - memory for entries and tables, cut from large huge-page areas.
+ *
+ * Layer: base (above lock.h, mem.h).  A lookup in a big store costs what its cache and TLB misses
+ * cost, so blocks of like size stand side by side in 64 KiB slabs, and slabs in huge pages.
+ *
+ * Invariants
+ *  - A block of up to KV_POOL_SLAB_MAX bytes lies in a slab of one stripe and one size class;
+ *    larger ones come from the heap and are kept in a list, so that destroying the pool frees all.
+ *  - The caller names size and stripe again when it frees: a block carries no header.
+ *  - Memory once in a pool is never unmapped before the pool's end.  A reader may therefore look
+ *    at a block that was freed meanwhile (with atomic loads, to prefetch) and sees garbage at
+ *    worst; the pool itself writes into free blocks with atomic stores only.
+ *  - A pool lives until its last reference: the store's, or a pinned value's.
+ *
+ * Stripes exist so that threads seldom meet; the caller spreads (by hash, say).
+ */
+#ifndef KV_BASE_POOL_H
+#define KV_BASE_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define KV_POOL_STRIPES 8u
+#define KV_POOL_SLAB_MAX 8192u /* bytes; larger blocks come from the heap */
+
+typedef struct kv_pool kv_pool;
+
+kv_pool *kv_pool_create(void); /* owned: kv_pool_release; NULL when there is no memory */
+void kv_pool_acquire(kv_pool *pool);
+void kv_pool_release(kv_pool *pool); /* the last release frees every block */
+
+/* 16-byte aligned; 64-byte aligned when `size` is a multiple of 64.  NULL when there is no memory.
+ * stripe < KV_POOL_STRIPES. */
+void *kv_pool_alloc(kv_pool *pool, unsigned stripe, size_t size);
+void kv_pool_free(kv_pool *pool, unsigned stripe, void *block, size_t size);
+
+/* The pool that a block of `size` bytes belongs to. */
+kv_pool *kv_pool_of(const void *block, size_t size);
+
+/* Bytes taken from the system. */
+uint64_t kv_pool_bytes(kv_pool *pool);
+
+/* After fork, in the child: another thread may have held a lock; from now on freeing does nothing. */
+void kv_pool_abandon(kv_pool *pool);
+
+#endif

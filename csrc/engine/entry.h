@@ -1,0 +1,84 @@
+/* entry.h - one key with its value: an immutable, reference-counted block.
+ *
+ * Layer: engine.  An entry never changes after it was linked; an update links a new one.  The table
+ * holds one reference, an undo record or a pin another.  New references are taken only under the
+ * lock of the entry's shard, or by somebody who holds one: so who finds the count at 1 after having
+ * unlinked the entry is alone with it.
+ */
+#ifndef KV_ENGINE_ENTRY_H
+#define KV_ENGINE_ENTRY_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "../base/pool.h"
+#include "../kv.h"
+
+typedef struct kv_entry {
+    _Atomic uint32_t references;
+    uint32_t value_size;
+    uint16_t key_size;
+    uint8_t stripe; /* of the pool it came from */
+    uint8_t reserved;
+    uint8_t bytes[]; /* the key, then the value */
+} kv_entry;
+static_assert(offsetof(kv_entry, bytes) == 12, "16 + 100 bytes of data take 128");
+static_assert(KV_KEY_MAX <= UINT16_MAX, "key_size is 16 bits");
+
+static inline size_t kv_entry_block_size(size_t key_size, size_t value_size) {
+    return offsetof(kv_entry, bytes) + key_size + value_size;
+}
+
+static inline kv_bytes kv_entry_key(const kv_entry *e) {
+    return (kv_bytes){e->bytes, e->key_size};
+}
+
+static inline kv_bytes kv_entry_value(const kv_entry *e) {
+    return (kv_bytes){e->bytes + e->key_size, e->value_size};
+}
+
+static inline uint64_t kv_entry_data_size(const kv_entry *e) {
+    return (uint64_t)e->key_size + e->value_size;
+}
+
+static inline bool kv_entry_has_key(const kv_entry *e, kv_bytes key) {
+    return e->key_size == key.size && memcmp(e->bytes, key.data, key.size) == 0;
+}
+
+/* With one reference (the caller's); NULL when there is no memory. */
+static inline kv_entry *kv_entry_create(kv_pool *pool, uint64_t hash, kv_bytes key,
+                                        kv_bytes value) {
+    unsigned stripe = (unsigned)(hash % KV_POOL_STRIPES);
+    kv_entry *e = kv_pool_alloc(pool, stripe, kv_entry_block_size(key.size, value.size));
+    if (e == NULL)
+        return NULL;
+    atomic_store_explicit(&e->references, 1, memory_order_relaxed);
+    e->value_size = (uint32_t)value.size;
+    e->key_size = (uint16_t)key.size;
+    e->stripe = (uint8_t)stripe;
+    e->reserved = 0;
+    if (key.size > 0)
+        memcpy(e->bytes, key.data, key.size);
+    if (value.size > 0)
+        memcpy(e->bytes + key.size, value.data, value.size);
+    return e;
+}
+
+static inline void kv_entry_acquire(kv_entry *e) {
+    atomic_fetch_add_explicit(&e->references, 1, memory_order_relaxed);
+}
+
+/* NULL is allowed. */
+static inline void kv_entry_release(kv_pool *pool, kv_entry *e) {
+    if (e == NULL)
+        return;
+    /* Acquire pairs with the release of whoever let go before: its reads are over. */
+    if (atomic_load_explicit(&e->references, memory_order_acquire) != 1 &&
+        atomic_fetch_sub_explicit(&e->references, 1, memory_order_acq_rel) != 1)
+        return;
+    kv_pool_free(pool, e->stripe, e, kv_entry_block_size(e->key_size, e->value_size));
+}
+
+#endif

@@ -1,0 +1,135 @@
+/* format.h - every byte on disk: encoding and decoding.
+ *
+ * Layer: engine (a leaf above base).  FORMAT.md is the description; this is its only implementation.
+ * Integers are little-endian; fields are written and read one by one.  Decoders take bytes from a
+ * disk: they believe nothing that a checksum has not covered.
+ */
+#ifndef KV_ENGINE_FORMAT_H
+#define KV_ENGINE_FORMAT_H
+
+#include "../base/siphash.h"
+#include "../kv.h"
+
+#define KV_FORMAT_VERSION 1u
+
+/* ---- The file STORE: who this store is -------------------------------------------------------- */
+
+#define KV_STORE_FILE "STORE"
+#define KV_STORE_FILE_SIZE 64u
+
+typedef struct kv_identity {
+    uint8_t store_id[16];    /* random; in every file of the store */
+    kv_siphash_key hash_key; /* random; of the table's hash */
+} kv_identity;
+
+void kv_identity_encode(const kv_identity *identity, uint8_t bytes[KV_STORE_FILE_SIZE]);
+/* KV_ERR_CORRUPT or KV_ERR_VERSION name `path`. */
+kv_status kv_identity_decode(kv_identity *identity, const uint8_t *bytes, size_t size,
+                             const char *path, kv_error *err) KV_MUST_CHECK;
+
+/* ---- A log segment's header -------------------------------------------------------------------- */
+
+#define KV_SEGMENT_HEADER_SIZE 4096u /* a block of its own: frames never rewrite it */
+
+typedef struct kv_segment_header {
+    uint8_t store_id[16];
+    uint64_t sequence;  /* 1, 2, 3 ...; also in the file's name */
+    uint64_t start_lsn; /* LSN of the first byte after the header; everything below was on disk
+                           when this header was written */
+    uint64_t salt;      /* random; in every frame of the segment */
+    uint64_t file_size; /* bytes, header included */
+} kv_segment_header;
+
+void kv_segment_header_encode(const kv_segment_header *header, uint8_t *bytes);
+kv_status kv_segment_header_decode(kv_segment_header *header, const uint8_t *bytes, size_t size,
+                                   const char *path, kv_error *err) KV_MUST_CHECK;
+
+/* ---- Frames -------------------------------------------------------------------------------------- */
+
+#define KV_FRAME_HEADER_SIZE 48u
+#define KV_FRAME_ALIGNMENT 16u
+
+typedef enum kv_frame_kind {
+    KV_FRAME_COMMITS = 1, /* the records of one or more commits */
+    KV_FRAME_MARK = 2,    /* nothing but a durable LSN */
+    KV_FRAME_CLOSE = 3,   /* the same, written by a clean close */
+    KV_FRAME_END = 4,     /* the log goes on in the next segment; takes no LSNs */
+} kv_frame_kind;
+
+typedef struct kv_frame_header {
+    uint32_t payload_size; /* without the padding */
+    uint64_t lsn;          /* of the header's first byte */
+    uint64_t durable_lsn;  /* was on disk when this frame was built */
+    uint64_t salt;
+    kv_frame_kind kind;
+    uint32_t commits;
+    uint32_t payload_crc;
+} kv_frame_header;
+
+static inline uint64_t kv_frame_size(uint64_t payload_size) {
+    return (KV_FRAME_HEADER_SIZE + payload_size + KV_FRAME_ALIGNMENT - 1) &
+           ~(uint64_t)(KV_FRAME_ALIGNMENT - 1);
+}
+
+void kv_frame_header_encode(const kv_frame_header *header, uint8_t *bytes);
+/* True when the checksum fits and the kind is known.  Salt and LSN are the caller's to compare. */
+bool kv_frame_header_decode(kv_frame_header *header, const uint8_t *bytes);
+
+/* ---- Records -------------------------------------------------------------------------------------- */
+
+#define KV_RECORD_HEADER_SIZE 8u
+#define KV_RECORD_LAST 1u /* flag: the last record of its commit */
+
+typedef enum kv_record_kind {
+    KV_RECORD_PUT = KV_OP_PUT,
+    KV_RECORD_DELETE = KV_OP_DELETE,
+    KV_RECORD_CLEAR = 3,
+} kv_record_kind;
+
+typedef struct kv_record {
+    kv_record_kind kind;
+    bool last; /* of its commit */
+    kv_bytes key;
+    kv_bytes value;
+} kv_record;
+
+static inline uint64_t kv_record_size(size_t key_size, size_t value_size) {
+    return KV_RECORD_HEADER_SIZE + (uint64_t)key_size + value_size;
+}
+
+/* Returns the first byte behind. */
+static inline uint8_t *kv_record_encode(const kv_record *record, uint8_t *bytes) {
+    bytes[0] = (uint8_t)record->kind;
+    bytes[1] = record->last ? KV_RECORD_LAST : 0;
+    kv_store16(bytes + 2, (uint16_t)record->key.size);
+    kv_store32(bytes + 4, (uint32_t)record->value.size);
+    bytes += KV_RECORD_HEADER_SIZE;
+    if (record->key.size > 0)
+        memcpy(bytes, record->key.data, record->key.size);
+    bytes += record->key.size;
+    if (record->value.size > 0)
+        memcpy(bytes, record->value.data, record->value.size);
+    return bytes + record->value.size;
+}
+
+/* The record at `bytes`, and its size; 0 when the `left` bytes hold no valid one. */
+static inline size_t kv_record_decode(kv_record *record, const uint8_t *bytes, size_t left) {
+    if (left < KV_RECORD_HEADER_SIZE)
+        return 0;
+    record->kind = (kv_record_kind)bytes[0];
+    record->last = (bytes[1] & KV_RECORD_LAST) != 0;
+    size_t key_size = kv_load16(bytes + 2), value_size = kv_load32(bytes + 4);
+    uint64_t size = kv_record_size(key_size, value_size);
+    if (size > left || bytes[1] > KV_RECORD_LAST || value_size > KV_VALUE_MAX)
+        return 0;
+    if (record->kind != KV_RECORD_PUT && value_size != 0)
+        return 0;
+    if (record->kind != KV_RECORD_PUT && record->kind != KV_RECORD_DELETE &&
+        !(record->kind == KV_RECORD_CLEAR && key_size == 0))
+        return 0;
+    record->key = (kv_bytes){bytes + KV_RECORD_HEADER_SIZE, key_size};
+    record->value = (kv_bytes){bytes + KV_RECORD_HEADER_SIZE + key_size, value_size};
+    return (size_t)size;
+}
+
+#endif

@@ -1,0 +1,779 @@
+/* log.c - see log.h.
+ *
+ * Who does what:
+ *   append   under the mutex, copies records into log->current
+ *   lead     one thread at a time (log->leading), without the mutex: write, sync
+ *   publish  the leader, under the mutex again
+ *   keeper   a thread that sleeps: prepares the next segment, syncs at intervals, marks
+ */
+#include "log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include "../base/crc32c.h"
+#include "../base/futex.h"
+#include "../base/mem.h"
+
+#define GROUP_DONE 1u   /* in kv_group.word */
+#define GROUP_SIGNAL 2u /* added to it: look again, nobody leads */
+#define GROUP_SIZE_MAX (UINT64_C(2) << 30) /* bytes; a frame's size has 32 bits */
+#define BUFFER_SIZE_FIRST 65536u
+#define BUFFER_KEEP_MAX (4u << 20) /* a larger buffer is not kept for the next group */
+
+struct kv_group {
+    _Atomic uint32_t word;       /* waiters sleep on it; DONE by release, read by acquire */
+    _Atomic uint32_t references; /* tickets, and one of the log's until it is done */
+
+    /* guarded by the log's mutex while it is log->current, then the leader's */
+    uint64_t start_lsn;
+    uint8_t *buffer; /* room for the frame's header, then records */
+    size_t size;     /* 0: nothing but a request to sync */
+    size_t capacity;
+    uint32_t commits;
+    int64_t entries_change;
+    bool sync;
+    kv_frame_kind kind;
+
+    /* written before DONE, constant after */
+    kv_status status;
+    kv_error error;
+};
+
+typedef enum spare_state { SPARE_NONE, SPARE_WANTED, SPARE_MAKING, SPARE_READY } spare_state;
+
+struct kv_log {
+    /* constant after create */
+    const kv_dir *dir;
+    const kv_options *options;
+    uint8_t store_id[16];
+    kv_log_rollback rollback;
+    void *rollback_arg;
+
+    kv_mutex mutex;
+    /* guarded by the mutex */
+    kv_group *current;  /* takes appends; NULL: none yet */
+    kv_group *flushing; /* the leader's */
+    bool leading;
+    uint64_t next_lsn; /* where the next group starts */
+    bool unmarked;     /* commits were written after the last mark */
+    bool closing;
+    uint64_t commits;
+    uint8_t *kept_buffer; /* for the next group */
+    size_t kept_capacity;
+    uint64_t spare_size;
+    kv_file spare; /* SPARE_READY */
+    bool failed;
+    kv_error failure;
+
+    /* the leader's: one thread at a time, handed on through the mutex */
+    kv_segment segment;
+    uint64_t write_lsn; /* end of the frames written */
+
+    /* atomic */
+    _Atomic uint64_t committed; /* release by the leader, acquire by readers: they then see the
+                                   durable state that they rely on */
+    _Atomic uint64_t durable;   /* written by the leader */
+    _Atomic uint64_t entries;   /* keys at `committed` */
+    _Atomic uint32_t rolling;   /* 1: a rollback is going on.  Written under the mutex; a futex */
+    _Atomic size_t pending;     /* bytes in `current`; for throttling only, so relaxed */
+    _Atomic uint64_t frames, syncs, segments, log_bytes; /* statistics: relaxed */
+    _Atomic uint32_t spare_word; /* a spare_state.  Written under the mutex; a futex */
+
+    pthread_t keeper;
+    bool keeper_runs;
+    _Atomic uint32_t keeper_word; /* a futex: changed to wake the keeper */
+    _Atomic bool keeper_sleeps;   /* for ever, until there is something to do.  seq_cst with
+                                     keeper_word and the state that it looks at */
+};
+
+#define LOCK(log) kv_mutex_lock(&(log)->mutex, KV_RANK_LOG)
+#define UNLOCK(log) kv_mutex_unlock(&(log)->mutex, KV_RANK_LOG)
+
+/* ---- Groups ------------------------------------------------------------------------------------ */
+
+static void group_release(kv_group *g) {
+    if (atomic_fetch_sub_explicit(&g->references, 1, memory_order_acq_rel) == 1)
+        kv_mem_free(g);
+}
+
+/* log->current, made if need be; NULL when there is no memory.  The mutex is held. */
+static kv_group *current_locked(kv_log *log) {
+    if (log->current != NULL)
+        return log->current;
+    kv_group *g = kv_mem_alloc(sizeof *g);
+    if (g == NULL)
+        return NULL;
+    g->word = 0;
+    g->references = 1;
+    g->start_lsn = log->next_lsn;
+    g->buffer = log->kept_buffer;
+    g->capacity = log->kept_capacity;
+    log->kept_buffer = NULL;
+    log->kept_capacity = 0;
+    g->size = 0;
+    g->commits = 0;
+    g->entries_change = 0;
+    g->sync = false;
+    g->kind = KV_FRAME_COMMITS;
+    log->current = g;
+    return g;
+}
+
+static bool group_make_room(kv_group *g, uint64_t size) {
+    if (size <= g->capacity)
+        return true;
+    size_t capacity = g->capacity > 0 ? g->capacity : BUFFER_SIZE_FIRST;
+    while (capacity < size)
+        capacity *= 2;
+    uint8_t *buffer = kv_mem_realloc(g->buffer, capacity);
+    if (buffer == NULL)
+        return false;
+    g->buffer = buffer;
+    g->capacity = capacity;
+    return true;
+}
+
+static kv_ticket ticket_for(kv_group *g, uint64_t lsn) {
+    atomic_fetch_add_explicit(&g->references, 1, memory_order_relaxed);
+    return (kv_ticket){.lsn = lsn, .group = g};
+}
+
+static kv_status fail_failed(const kv_log *log, kv_error *err) {
+    if (err != NULL) {
+        *err = log->failure;
+        err->status = KV_ERR_FAILED;
+    }
+    return KV_ERR_FAILED;
+}
+
+kv_status kv_log_append(kv_log *log, const kv_record *records, size_t count, uint64_t bytes,
+                        int64_t entries_change, bool sync, kv_ticket *ticket, kv_error *err) {
+    kv_status status = KV_OK;
+    LOCK(log);
+    if (log->failed) {
+        status = fail_failed(log, err);
+        goto out;
+    }
+    if (atomic_load_explicit(&log->rolling, memory_order_relaxed)) {
+        status = KV_BUSY;
+        goto out;
+    }
+    kv_group *g = current_locked(log);
+    if (g == NULL) {
+        status = kv_fail_nomem(err, sizeof *g);
+        goto out;
+    }
+    size_t start = g->size > 0 ? g->size : KV_FRAME_HEADER_SIZE;
+    if (g->size > 0 && start + bytes > GROUP_SIZE_MAX) {
+        status = KV_BUSY;
+        goto out;
+    }
+    if (!group_make_room(g, kv_frame_size(start - KV_FRAME_HEADER_SIZE + bytes))) {
+        status = kv_fail_nomem(err, bytes);
+        goto out;
+    }
+    uint8_t *end = g->buffer + start;
+    for (size_t i = 0; i < count; i++)
+        end = kv_record_encode(&records[i], end);
+    assert(end == g->buffer + start + bytes);
+    g->size = (size_t)(end - g->buffer);
+    g->kind = KV_FRAME_COMMITS; /* it may have been made for a mark */
+    g->commits++;
+    g->entries_change += entries_change;
+    g->sync |= sync;
+    log->commits++;
+    atomic_store_explicit(&log->pending, g->size, memory_order_relaxed);
+    *ticket = ticket_for(g, g->start_lsn + g->size);
+out:
+    UNLOCK(log);
+    return status;
+}
+
+kv_status kv_log_attach(kv_log *log, uint64_t lsn, kv_ticket *ticket) {
+    kv_status status = KV_OK;
+    LOCK(log);
+    if (lsn <= atomic_load_explicit(&log->committed, memory_order_relaxed))
+        *ticket = (kv_ticket){.lsn = lsn};
+    else if (atomic_load_explicit(&log->rolling, memory_order_relaxed))
+        status = KV_BUSY;
+    else if (log->current != NULL && lsn > log->current->start_lsn)
+        *ticket = ticket_for(log->current, lsn);
+    else {
+        assert(log->flushing != NULL);
+        *ticket = ticket_for(log->flushing, lsn);
+    }
+    UNLOCK(log);
+    return status;
+}
+
+/* ---- Flushing: the leader, without the mutex --------------------------------------------------- */
+
+static kv_status sync_segment(kv_log *log, kv_error *err) {
+    /* Promise 1 rests on this line: what `durable` says was on disk before it said so. */
+    kv_status status = kv_file_sync(&log->segment.file, err);
+    if (status < 0)
+        return status;
+    atomic_fetch_add_explicit(&log->syncs, 1, memory_order_relaxed);
+    atomic_store_explicit(&log->durable, log->write_lsn, memory_order_release);
+    return KV_OK;
+}
+
+/* Builds the header (and the padding) around a payload that is in place, and writes the frame at
+ * write_lsn.  `*done`: bytes that reached the file. */
+static kv_status write_frame(kv_log *log, uint8_t *frame, size_t size, kv_frame_kind kind,
+                             uint32_t commits, size_t *done, kv_error *err) {
+    kv_frame_header header = {
+        .payload_size = (uint32_t)(size - KV_FRAME_HEADER_SIZE),
+        .lsn = log->write_lsn,
+        .durable_lsn = atomic_load_explicit(&log->durable, memory_order_relaxed),
+        .salt = log->segment.header.salt,
+        .kind = kind,
+        .commits = commits,
+        .payload_crc =
+            kv_crc32c(0, frame + KV_FRAME_HEADER_SIZE, size - KV_FRAME_HEADER_SIZE),
+    };
+    kv_frame_header_encode(&header, frame);
+    size_t padded = kv_frame_size(size - KV_FRAME_HEADER_SIZE);
+    memset(frame + size, 0, padded - size);
+    return kv_file_write(&log->segment.file, frame, padded,
+                         kv_segment_offset(&log->segment, log->write_lsn), done, err);
+}
+
+/* The spare that the keeper made, or one made here and now. */
+static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, kv_error *err) {
+    for (;;) {
+        LOCK(log);
+        spare_state state = atomic_load_explicit(&log->spare_word, memory_order_relaxed);
+        bool fits = state == SPARE_READY && log->spare_size >= size;
+        if (fits)
+            *spare = log->spare;
+        else if (state == SPARE_READY)
+            kv_file_close(&log->spare);
+        if (state != SPARE_MAKING)
+            atomic_store_explicit(&log->spare_word, SPARE_NONE, memory_order_relaxed);
+        UNLOCK(log);
+        if (fits)
+            return KV_OK;
+        if (state != SPARE_MAKING)
+            break;
+        kv_futex_wait(&log->spare_word, SPARE_MAKING, KV_FUTEX_FOREVER);
+    }
+    return kv_segment_prepare(spare, log->dir, size, err);
+}
+
+static uint64_t next_segment_size(const kv_log *log, uint64_t frame_size) {
+    uint64_t size = log->segment.header.file_size * 2;
+    if (size > log->options->segment_size_max)
+        size = log->options->segment_size_max;
+    return kv_segment_size_for(frame_size, size);
+}
+
+/* The log goes on in a new segment.  Order: what is written becomes durable; the new segment exists
+ * on disk; the old one says so (its end frame).  A crash after the second step leaves a segment without
+ * frames behind one without an end: recovery takes both as they are.  After the third, a missing
+ * last segment is known to be missing. */
+static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
+    kv_file spare = KV_FILE_CLOSED;
+    kv_segment next;
+    kv_segment_header header = {
+        .sequence = log->segment.header.sequence + 1,
+        .start_lsn = log->write_lsn,
+    };
+    uint8_t end[KV_FRAME_HEADER_SIZE];
+    memcpy(header.store_id, log->store_id, sizeof header.store_id);
+    kv_status status = KV_OK;
+    if (atomic_load_explicit(&log->durable, memory_order_relaxed) < log->write_lsn)
+        status = sync_segment(log, err);
+    if (status < 0)
+        return status;
+    status = take_spare(log, next_segment_size(log, frame_size), &spare, err);
+    if (status == KV_OK)
+        status = kv_file_size(&spare, &header.file_size, err);
+    if (status == KV_OK) {
+        const kv_os *os = log->dir->os;
+        int result = os->random(os->ctx, &header.salt, sizeof header.salt);
+        if (result < 0)
+            status = kv_fail_sys(err, -result, log->dir->path, "cannot draw random bytes");
+    }
+    if (status == KV_OK)
+        status = kv_segment_begin(&next, &spare, &header, err);
+    if (status < 0) {
+        kv_file_close(&spare);
+        return status;
+    }
+    status = write_frame(log, end, sizeof end, KV_FRAME_END, 0, NULL, err);
+    if (status == KV_OK)
+        status = kv_file_sync(&log->segment.file, err);
+    if (status < 0) {
+        /* Whether the end is on disk is not known: going on in either segment could be wrong. */
+        kv_file_close(&next.file);
+        if (err != NULL)
+            err->status = KV_ERR_IO;
+        return KV_ERR_IO;
+    }
+    kv_file_close(&log->segment.file);
+    log->segment = next;
+    log->segment.file.dir = log->dir;
+    atomic_fetch_add_explicit(&log->segments, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&log->log_bytes, header.file_size, memory_order_relaxed);
+    return KV_OK;
+}
+
+static uint64_t room_left(const kv_log *log) {
+    /* The end frame's room stays reserved. */
+    uint64_t used = kv_segment_offset(&log->segment, log->write_lsn) + kv_frame_size(0);
+    uint64_t size = log->segment.header.file_size;
+    return used < size ? size - used : 0;
+}
+
+/* A part of a frame was written and the rest could not be: make that part zeros again, so that the
+ * next frame at the same LSN is not followed by a piece of this one. */
+static bool take_back(kv_log *log, size_t done) {
+    return done == 0 || kv_file_write_zeros(&log->segment.file, done,
+                                            kv_segment_offset(&log->segment, log->write_lsn),
+                                            NULL) == KV_OK;
+}
+
+/* Writes the group, and syncs if it must.  On failure `*for_good`: the log cannot go on. */
+static kv_status flush(kv_log *log, kv_group *g, bool *for_good, kv_error *err) {
+    kv_status status = KV_OK;
+    *for_good = false;
+    if (g->size > 0) {
+        uint64_t frame_size = kv_frame_size(g->size - KV_FRAME_HEADER_SIZE);
+        size_t done = 0;
+        assert(g->start_lsn == log->write_lsn);
+        if (frame_size > room_left(log))
+            status = rotate(log, frame_size, err);
+        if (status == KV_OK)
+            status = write_frame(log, g->buffer, g->size, g->kind, g->commits, &done, err);
+        if (status < 0) {
+            *for_good = (status != KV_ERR_NOSPACE && status != KV_ERR_NOMEM) ||
+                        !take_back(log, done);
+            return status;
+        }
+        log->write_lsn += frame_size;
+        atomic_fetch_add_explicit(&log->frames, 1, memory_order_relaxed);
+    }
+    if ((g->sync || log->options->sync == KV_SYNC_ALWAYS) &&
+        atomic_load_explicit(&log->durable, memory_order_relaxed) < log->write_lsn) {
+        status = sync_segment(log, err);
+        *for_good = status < 0;
+    }
+    return status;
+}
+
+/* ---- Leading -------------------------------------------------------------------------------------- */
+
+static void wake_keeper(kv_log *log) {
+    atomic_fetch_add(&log->keeper_word, 1);
+    kv_futex_wake(&log->keeper_word, 1);
+}
+
+static void group_done(kv_group *g, kv_status status, const kv_error *error) {
+    g->status = status;
+    if (status < 0)
+        g->error = *error;
+    atomic_fetch_or_explicit(&g->word, GROUP_DONE, memory_order_release);
+}
+
+static void keep_buffer_locked(kv_log *log, kv_group *g) {
+    if (log->kept_buffer == NULL && g->capacity <= BUFFER_KEEP_MAX) {
+        log->kept_buffer = g->buffer;
+        log->kept_capacity = g->capacity;
+    } else {
+        kv_mem_free(g->buffer);
+    }
+    g->buffer = NULL;
+}
+
+/* The group is committed. */
+static void publish_locked(kv_log *log, kv_group *g) {
+    atomic_fetch_add_explicit(&log->entries, (uint64_t)g->entries_change, memory_order_relaxed);
+    atomic_store_explicit(&log->committed, log->write_lsn, memory_order_release);
+    if (g->size > 0)
+        log->unmarked = g->kind == KV_FRAME_COMMITS;
+    uint64_t half = log->segment.header.file_size / 2;
+    if (room_left(log) < half && !log->closing &&
+        atomic_load_explicit(&log->spare_word, memory_order_relaxed) == SPARE_NONE) {
+        log->spare_size = next_segment_size(log, 0);
+        atomic_store_explicit(&log->spare_word, SPARE_WANTED, memory_order_relaxed);
+        wake_keeper(log);
+    }
+}
+
+/* The group could not be committed: it, and what was appended after it, is undone.
+ *
+ * From `rolling` on nobody appends.  Whoever had appended before holds the shard's lock until the
+ * change is linked, so the rollback, which locks each shard, finds it.  Only when memory is what it
+ * was may positions be used again. */
+static void give_up(kv_log *log, kv_group *g, bool for_good, kv_error *err) {
+    LOCK(log);
+    kv_group *later = log->current;
+    log->current = NULL;
+    if (for_good && !log->failed) {
+        log->failure = *err;
+        log->failed = true; /* before anybody can append again */
+    }
+    atomic_store(&log->rolling, 1);
+    UNLOCK(log);
+
+    uint64_t committed = atomic_load_explicit(&log->committed, memory_order_relaxed);
+    kv_error rollback_error;
+    if (log->rollback(log->rollback_arg, committed, &rollback_error) < 0) {
+        /* The undo records are still there: reads stay right, but writes would not be. */
+        LOCK(log);
+        if (!log->failed)
+            log->failure = rollback_error;
+        log->failed = true;
+        UNLOCK(log);
+        for_good = true;
+    }
+    if (for_good)
+        err->status = KV_ERR_FAILED;
+
+    LOCK(log);
+    log->next_lsn = log->write_lsn;
+    group_done(g, err->status, err);
+    if (later != NULL) {
+        group_done(later, err->status, err);
+        keep_buffer_locked(log, later);
+    }
+    atomic_store(&log->rolling, 0);
+    UNLOCK(log);
+    kv_futex_wake(&log->rolling, KV_FUTEX_ALL);
+    if (later != NULL) {
+        kv_futex_wake(&later->word, KV_FUTEX_ALL);
+        group_release(later);
+    }
+}
+
+/* Flushes log->current as its leader.  The mutex is held, and released. */
+static void lead_locked(kv_log *log) {
+    kv_group *g = log->current;
+    kv_error err;
+    bool for_good;
+    log->current = NULL;
+    log->flushing = g;
+    log->leading = true;
+    if (g->size > 0)
+        log->next_lsn = g->start_lsn + kv_frame_size(g->size - KV_FRAME_HEADER_SIZE);
+    atomic_store_explicit(&log->pending, 0, memory_order_relaxed);
+    bool failed = log->failed;
+    if (failed)
+        err = log->failure;
+    UNLOCK(log);
+
+    kv_status status = KV_ERR_FAILED;
+    for_good = true;
+    if (!failed)
+        status = flush(log, g, &for_good, &err);
+    if (status < 0)
+        give_up(log, g, for_good, &err);
+
+    LOCK(log);
+    if (status == KV_OK) {
+        publish_locked(log, g);
+        group_done(g, KV_OK, NULL);
+    }
+    keep_buffer_locked(log, g);
+    log->flushing = NULL;
+    log->leading = false;
+    kv_group *next = log->current;
+    if (next != NULL) {
+        atomic_fetch_add_explicit(&next->word, GROUP_SIGNAL, memory_order_relaxed);
+        atomic_fetch_add_explicit(&next->references, 1, memory_order_relaxed);
+    }
+    UNLOCK(log);
+    if (next != NULL) {
+        kv_futex_wake(&next->word, 1); /* one of its waiters: the next leader, before the rest */
+        group_release(next);
+    }
+    if (atomic_load_explicit(&g->references, memory_order_relaxed) > 2)
+        kv_futex_wake(&g->word, KV_FUTEX_ALL); /* others than the log's and the leader's own */
+    group_release(g);
+    if (atomic_load(&log->keeper_sleeps))
+        wake_keeper(log);
+}
+
+kv_status kv_log_wait(kv_log *log, kv_ticket *ticket, kv_error *err) {
+    kv_group *g = ticket->group;
+    if (g == NULL)
+        return KV_OK;
+    for (;;) {
+        uint32_t word = atomic_load_explicit(&g->word, memory_order_acquire);
+        if (word & GROUP_DONE)
+            break;
+        LOCK(log);
+        if (!log->leading && log->current == g) {
+            lead_locked(log);
+            continue;
+        }
+        UNLOCK(log);
+        /* A signal between our look at the word and here has changed it: no sleep then. */
+        kv_futex_wait(&g->word, word, KV_FUTEX_FOREVER);
+    }
+    kv_status status = g->status;
+    if (status < 0 && err != NULL)
+        *err = g->error;
+    ticket->group = NULL;
+    group_release(g);
+    return status;
+}
+
+/* ---- Waiting for other things --------------------------------------------------------------------- */
+
+bool kv_log_is_full(kv_log *log) {
+    return atomic_load_explicit(&log->pending, memory_order_relaxed) >
+           log->options->inflight_max;
+}
+
+void kv_log_pause(kv_log *log) {
+    while (atomic_load(&log->rolling))
+        kv_futex_wait(&log->rolling, 1, KV_FUTEX_FOREVER);
+    kv_ticket ticket = {0};
+    LOCK(log);
+    if (log->current != NULL && log->current->size > 0)
+        ticket = ticket_for(log->current, 0);
+    else if (log->flushing != NULL)
+        ticket = ticket_for(log->flushing, 0);
+    UNLOCK(log);
+    (void)!kv_log_wait(log, &ticket, NULL); /* those who wrote it get its error */
+}
+
+/* A group of this kind (a bare request to sync for KV_FRAME_COMMITS), flushed. */
+static kv_status flush_special(kv_log *log, kv_frame_kind kind, kv_error *err) {
+    for (;;) {
+        LOCK(log);
+        if (log->failed) {
+            kv_status status = fail_failed(log, err);
+            UNLOCK(log);
+            return status;
+        }
+        if (atomic_load_explicit(&log->rolling, memory_order_relaxed)) {
+            UNLOCK(log);
+            kv_log_pause(log);
+            continue;
+        }
+        kv_group *g = current_locked(log);
+        if (g == NULL || (kind != KV_FRAME_COMMITS && g->size == 0 &&
+                          !group_make_room(g, KV_FRAME_HEADER_SIZE))) {
+            UNLOCK(log);
+            return kv_fail_nomem(err, sizeof *g);
+        }
+        g->sync = true;
+        if (kind != KV_FRAME_COMMITS && g->size == 0) {
+            g->kind = kind;
+            g->size = KV_FRAME_HEADER_SIZE;
+        }
+        kv_ticket ticket = ticket_for(g, 0);
+        UNLOCK(log);
+        return kv_log_wait(log, &ticket, err);
+    }
+}
+
+kv_status kv_log_make_durable(kv_log *log, kv_error *err) {
+    LOCK(log);
+    bool nothing = !log->failed && log->current == NULL && log->flushing == NULL &&
+                   atomic_load_explicit(&log->durable, memory_order_relaxed) == log->next_lsn;
+    UNLOCK(log);
+    return nothing ? KV_OK : flush_special(log, KV_FRAME_COMMITS, err);
+}
+
+uint64_t kv_log_committed(const kv_log *log) {
+    return atomic_load(&log->committed); /* seq_cst: see kv_store_limit */
+}
+
+uint64_t kv_log_entries(const kv_log *log) {
+    return atomic_load_explicit(&log->entries, memory_order_relaxed);
+}
+
+bool kv_log_failed(kv_log *log, kv_error *err) {
+    LOCK(log);
+    bool failed = log->failed;
+    if (failed)
+        (void)!fail_failed(log, err);
+    UNLOCK(log);
+    return failed;
+}
+
+void kv_log_get_stats(kv_log *log, kv_log_stats *stats) {
+    LOCK(log);
+    *stats = (kv_log_stats){
+        .appended_lsn = log->current != NULL && log->current->size > 0
+                            ? log->current->start_lsn + log->current->size
+                            : log->next_lsn,
+        .committed_lsn = atomic_load_explicit(&log->committed, memory_order_relaxed),
+        .durable_lsn = atomic_load_explicit(&log->durable, memory_order_relaxed),
+        .commits = log->commits,
+        .frames = atomic_load_explicit(&log->frames, memory_order_relaxed),
+        .syncs = atomic_load_explicit(&log->syncs, memory_order_relaxed),
+        .segments = atomic_load_explicit(&log->segments, memory_order_relaxed),
+        .log_bytes = atomic_load_explicit(&log->log_bytes, memory_order_relaxed),
+        .failed = log->failed,
+    };
+    UNLOCK(log);
+}
+
+/* ---- The keeper -------------------------------------------------------------------------------------- */
+
+static void make_spare(kv_log *log) {
+    LOCK(log);
+    bool wanted =
+        atomic_load_explicit(&log->spare_word, memory_order_relaxed) == SPARE_WANTED;
+    uint64_t size = log->spare_size;
+    if (wanted)
+        atomic_store_explicit(&log->spare_word, SPARE_MAKING, memory_order_relaxed);
+    UNLOCK(log);
+    if (!wanted)
+        return;
+    kv_file spare;
+    /* A failure is not reported here: whoever needs the segment tries again, and reports. */
+    bool made = kv_segment_prepare(&spare, log->dir, size, NULL) == KV_OK;
+    LOCK(log);
+    if (made)
+        log->spare = spare;
+    atomic_store_explicit(&log->spare_word, made ? SPARE_READY : SPARE_NONE,
+                          memory_order_relaxed);
+    UNLOCK(log);
+    kv_futex_wake(&log->spare_word, KV_FUTEX_ALL);
+}
+
+/* Does what is due, and says whether there will be more without anybody's doing.  `seen_lsn`: the
+ * committed LSN of the round before: a log that has not moved since is idle. */
+static bool keeper_round(kv_log *log, uint64_t *seen_lsn) {
+    make_spare(log);
+    LOCK(log);
+    uint64_t committed = atomic_load_explicit(&log->committed, memory_order_relaxed);
+    bool behind = atomic_load_explicit(&log->durable, memory_order_relaxed) < committed;
+    bool idle = committed == *seen_lsn && log->current == NULL && !log->leading;
+    bool unmarked = log->unmarked, failed = log->failed;
+    UNLOCK(log);
+    bool moved = committed != *seen_lsn;
+    *seen_lsn = committed;
+    if (failed || log->options->sync == KV_SYNC_NEVER)
+        return false;
+    kv_error ignored; /* the log keeps its own failure, and the next writer gets it */
+    if (log->options->sync == KV_SYNC_INTERVAL && behind)
+        (void)!flush_special(log, KV_FRAME_COMMITS, &ignored);
+    else if (idle && unmarked)
+        (void)!flush_special(log, KV_FRAME_MARK, &ignored);
+    return moved || behind || unmarked;
+}
+
+static void *keeper_main(void *arg) {
+    kv_log *log = arg;
+    uint64_t seen_lsn = 0;
+    bool interval = log->options->sync == KV_SYNC_INTERVAL;
+    uint64_t period = interval ? log->options->sync_interval_ns : log->options->mark_delay_ns / 2;
+    uint64_t due = kv_now_ns() + period;
+    bool more = true;
+    for (;;) {
+        uint32_t word = atomic_load(&log->keeper_word);
+        LOCK(log);
+        bool closing = log->closing;
+        UNLOCK(log);
+        if (closing)
+            return NULL;
+        uint64_t now = kv_now_ns();
+        if (!more) {
+            /* Sleep until a leader sees the flag, or saw it before we looked: look once more. */
+            atomic_store(&log->keeper_sleeps, true);
+            LOCK(log);
+            bool work = atomic_load(&log->spare_word) == SPARE_WANTED || log->closing ||
+                        atomic_load(&log->committed) != seen_lsn;
+            UNLOCK(log);
+            if (!work)
+                kv_futex_wait(&log->keeper_word, word, KV_FUTEX_FOREVER);
+            atomic_store(&log->keeper_sleeps, false);
+            make_spare(log);
+            more = true;
+            due = kv_now_ns() + period;
+        } else if (now < due) {
+            kv_futex_wait(&log->keeper_word, word, due - now);
+            make_spare(log);
+        } else {
+            more = keeper_round(log, &seen_lsn);
+            due = kv_now_ns() + period;
+        }
+    }
+}
+
+static int keeper_start(kv_log *log) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's threads */
+    int error = pthread_create(&log->keeper, NULL, keeper_main, log);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    log->keeper_runs = error == 0;
+    return error;
+}
+
+static void keeper_stop(kv_log *log) {
+    LOCK(log);
+    log->closing = true;
+    UNLOCK(log);
+    if (!log->keeper_runs)
+        return;
+    wake_keeper(log);
+    pthread_join(log->keeper, NULL);
+    log->keeper_runs = false;
+}
+
+/* ---- Life ------------------------------------------------------------------------------------------------ */
+
+kv_status kv_log_create(const kv_log_start *start, kv_log **out, kv_error *err) {
+    kv_log *log = kv_mem_alloc_zero(sizeof *log);
+    if (log == NULL)
+        return kv_fail_nomem(err, sizeof *log);
+    log->dir = start->dir;
+    log->options = start->options;
+    log->rollback = start->rollback;
+    log->rollback_arg = start->rollback_arg;
+    log->segment = start->segment;
+    log->segment.file.dir = start->dir;
+    memcpy(log->store_id, start->segment.header.store_id, sizeof log->store_id);
+    log->next_lsn = log->write_lsn = start->lsn;
+    log->committed = log->durable = start->lsn;
+    log->entries = start->entries;
+    log->segments = start->segments;
+    log->log_bytes = start->log_bytes;
+    log->unmarked = start->unmarked;
+    log->spare.fd = -1;
+    int error = keeper_start(log);
+    if (error != 0) {
+        kv_mem_free(log);
+        return kv_fail_sys(err, error, start->dir->path, "cannot start the keeper thread");
+    }
+    *out = log;
+    return KV_OK;
+}
+
+kv_status kv_log_close(kv_log *log, kv_error *err) {
+    keeper_stop(log);
+    kv_status status = kv_log_make_durable(log, err);
+    if (status == KV_OK)
+        status = flush_special(log, KV_FRAME_CLOSE, err);
+    return status;
+}
+
+void kv_log_destroy(kv_log *log) {
+    if (log == NULL)
+        return;
+    keeper_stop(log);
+    assert(log->current == NULL && log->flushing == NULL);
+    if (log->spare.fd >= 0) {
+        kv_file_close(&log->spare);
+        (void)!kv_dir_unlink(log->dir, KV_SEGMENT_SPARE, NULL);
+    }
+    kv_file_close(&log->segment.file);
+    kv_mem_free(log->kept_buffer);
+    kv_mem_free(log);
+}
+
+void kv_log_abandon(kv_log *log) {
+    kv_file_close(&log->segment.file);
+    kv_file_close(&log->spare);
+}

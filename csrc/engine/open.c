@@ -1,0 +1,334 @@
+/* open.c - a directory becomes an open store: lock, identity, recovery, log.
+ *
+ * Creating a store, step by step (each is on disk before the next):
+ *   LOCK, 00000001.log with its header, STORE.tmp, STORE
+ * A directory with STORE is a store, and everything that it needs was there before; one without it
+ * has never held an acknowledged write, unless somebody removed the file, which the log's frames tell.
+ *
+ * Order of opening: nothing in the directory is changed before recovery has succeeded, but LOCK, which
+ * gets its old content back when it has not.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "recover.h"
+#include "store.h"
+
+#define LOCK_FILE "LOCK"
+#define STORE_FILE_NEW "STORE.tmp"
+
+/* ---- The lock file: one line, the owner's process id -------------------------------------------- */
+
+typedef struct lock_text {
+    char bytes[32];
+    size_t size;
+} lock_text;
+
+static kv_status read_lock(const kv_file *file, lock_text *text, kv_error *err) {
+    *text = (lock_text){0};
+    return kv_file_read(file, text->bytes, sizeof text->bytes - 1, 0, &text->size, err);
+}
+
+static kv_status write_lock(const kv_file *file, const lock_text *text, kv_error *err) {
+    kv_status status = kv_file_truncate(file, 0, err);
+    return status == KV_OK ? kv_file_write(file, text->bytes, text->size, 0, NULL, err) : status;
+}
+
+static kv_status fail_locked(const kv_file *file, bool shared, kv_error *err) {
+    lock_text text;
+    long long pid = 0;
+    if (read_lock(file, &text, NULL) == KV_OK)
+        pid = strtoll(text.bytes, NULL, 10);
+    kv_status status =
+        pid > 0 ? kv_fail(err, KV_ERR_LOCKED, "the store is open in process %lld", pid)
+                : kv_fail(err, KV_ERR_LOCKED, "the store is open in another process%s",
+                          shared ? "" : ", perhaps read-only");
+    if (err != NULL) {
+        err->pid = pid;
+        snprintf(err->path, sizeof err->path, "%s", file->dir->path);
+    }
+    return status;
+}
+
+/* Locks the directory for this process.  `*before`: what the file held. */
+static kv_status lock_directory(kv_store *store, lock_text *before, kv_error *err) {
+    bool shared = store->options.read_only;
+    *before = (lock_text){0};
+    kv_status status = kv_file_open(&store->lock_file, &store->dir, LOCK_FILE,
+                                    shared ? KV_OPEN_READ : KV_OPEN_CREATE, err);
+    if (status == KV_NOTFOUND)
+        return KV_OK; /* read-only, and nothing is made: so nobody can be writing either */
+    if (status < 0)
+        return status;
+    status = kv_file_lock(&store->lock_file, shared, err);
+    if (status == KV_BUSY)
+        status = fail_locked(&store->lock_file, shared, err);
+    if (status == KV_OK && !shared)
+        status = read_lock(&store->lock_file, before, err);
+    if (status == KV_OK && !shared) {
+        lock_text mine;
+        mine.size = (size_t)snprintf(mine.bytes, sizeof mine.bytes, "%lld\n",
+                                     (long long)getpid());
+        status = write_lock(&store->lock_file, &mine, err);
+    }
+    if (status < 0)
+        kv_file_close(&store->lock_file);
+    return status;
+}
+
+static void unlock_directory(kv_store *store, const lock_text *content) {
+    if (store->lock_file.fd >= 0 && !store->options.read_only)
+        (void)!write_lock(&store->lock_file, content, NULL); /* for people; the lock is not in it */
+    kv_file_close(&store->lock_file);
+}
+
+/* ---- What is in the directory --------------------------------------------------------------------- */
+
+typedef struct contents {
+    bool store_file;
+    uint64_t segments;
+    uint64_t segment_max;
+    bool foreign; /* a file that is none of a store's */
+} contents;
+
+static bool note_name(void *arg, const char *name) {
+    contents *c = arg;
+    uint64_t sequence = kv_segment_sequence(name);
+    if (sequence != 0) {
+        c->segments++;
+        if (sequence > c->segment_max)
+            c->segment_max = sequence;
+    } else if (strcmp(name, KV_STORE_FILE) == 0) {
+        c->store_file = true;
+    } else if (strcmp(name, LOCK_FILE) != 0 && strcmp(name, STORE_FILE_NEW) != 0 &&
+               strcmp(name, KV_SEGMENT_SPARE) != 0 && strcmp(name, KV_TORN_FILE) != 0) {
+        c->foreign = true;
+    }
+    return true;
+}
+
+static kv_status list_directory(const kv_dir *dir, contents *c, kv_error *err) {
+    *c = (contents){0};
+    int result = dir->os->dir_list(dir->os->ctx, dir->fd, note_name, c);
+    return result < 0 ? kv_fail_sys(err, -result, dir->path, "cannot list the directory") : KV_OK;
+}
+
+/* Without STORE: whether segment 1 holds a frame, so that the store was in use. */
+static kv_status first_segment_used(const kv_dir *dir, bool *used, kv_error *err) {
+    kv_file file;
+    char name[64];
+    uint8_t bytes[KV_FRAME_HEADER_SIZE] = {0};
+    size_t got = 0;
+    kv_segment_name(1, name);
+    kv_status status = kv_file_open(&file, dir, name, KV_OPEN_READ, err);
+    if (status != KV_OK)
+        return status;
+    status = kv_file_read(&file, bytes, sizeof bytes, KV_SEGMENT_HEADER_SIZE, &got, err);
+    kv_file_close(&file);
+    *used = false;
+    for (size_t i = 0; i < got; i++)
+        *used |= bytes[i] != 0;
+    return status;
+}
+
+/* A directory without STORE may become a store when nothing in it could be lost. */
+static kv_status check_may_create(kv_store *store, const contents *c, kv_error *err) {
+    char path[KV_ERROR_PATH_SIZE];
+    bool used = c->segments > 1 || c->segment_max > 1;
+    if (c->segments == 1 && !used) {
+        kv_status status = first_segment_used(&store->dir, &used, err);
+        if (status < 0)
+            return status;
+    }
+    kv_dir_join(&store->dir, KV_STORE_FILE, path);
+    if (used)
+        return kv_fail_corrupt(err, path, -1, "the file is missing, but the log beside it is in use");
+    if (c->foreign)
+        return kv_fail_sys(err, ENOTEMPTY, store->dir.path,
+                           "this directory is not a store and not empty");
+    if (!store->options.create || store->options.read_only)
+        return kv_fail_sys(err, ENOENT, store->dir.path, "there is no store");
+    return KV_OK;
+}
+
+/* ---- Creating ------------------------------------------------------------------------------------- */
+
+static kv_status draw_random(const kv_dir *dir, void *bytes, size_t size, kv_error *err) {
+    int result = dir->os->random(dir->os->ctx, bytes, size);
+    return result < 0 ? kv_fail_sys(err, -result, dir->path, "cannot draw random bytes") : KV_OK;
+}
+
+static kv_status write_identity(const kv_dir *dir, const kv_identity *identity, kv_error *err) {
+    uint8_t bytes[KV_STORE_FILE_SIZE];
+    kv_file file;
+    kv_identity_encode(identity, bytes);
+    kv_status status = kv_file_open(&file, dir, STORE_FILE_NEW, KV_OPEN_CREATE, err);
+    if (status < 0)
+        return status;
+    status = kv_file_truncate(&file, 0, err);
+    if (status == KV_OK)
+        status = kv_file_write(&file, bytes, sizeof bytes, 0, NULL, err);
+    if (status == KV_OK)
+        status = kv_file_sync(&file, err);
+    kv_file_close(&file);
+    if (status == KV_OK)
+        status = kv_dir_rename(dir, STORE_FILE_NEW, KV_STORE_FILE, err);
+    return status == KV_OK ? kv_dir_sync(dir, err) : status;
+}
+
+/* Makes the store's files.  A crash in here leaves a directory without STORE: the next open starts
+ * anew. */
+static kv_status create_files(kv_store *store, kv_identity *identity, kv_recovered *recovered,
+                              kv_error *err) {
+    kv_file spare = KV_FILE_CLOSED;
+    kv_segment_header header = {.sequence = 1};
+    kv_status status = draw_random(&store->dir, identity, sizeof *identity, err);
+    if (status == KV_OK)
+        status = draw_random(&store->dir, &header.salt, sizeof header.salt, err);
+    if (status < 0)
+        return status;
+    memcpy(header.store_id, identity->store_id, sizeof header.store_id);
+    header.file_size = kv_segment_size_for(0, store->options.segment_size_min);
+    status = kv_segment_prepare(&spare, &store->dir, header.file_size, err);
+    if (status < 0)
+        return status;
+    status = kv_segment_begin(&recovered->segment, &spare, &header, err);
+    if (status < 0)
+        return status;
+    recovered->segments = 1;
+    recovered->log_bytes = header.file_size;
+    store->recovery.created = store->recovery.clean = true;
+    store->recovery.segments = 1;
+    status = write_identity(&store->dir, identity, err);
+    if (status < 0)
+        kv_file_close(&recovered->segment.file);
+    return status;
+}
+
+static kv_status read_identity(const kv_dir *dir, kv_identity *identity, kv_error *err) {
+    kv_file file;
+    uint8_t bytes[KV_STORE_FILE_SIZE + 1];
+    char path[KV_ERROR_PATH_SIZE];
+    size_t got = 0;
+    kv_dir_join(dir, KV_STORE_FILE, path);
+    kv_status status = kv_file_open(&file, dir, KV_STORE_FILE, KV_OPEN_READ, err);
+    if (status == KV_NOTFOUND)
+        return kv_fail_corrupt(err, path, -1, "the file is missing");
+    if (status < 0)
+        return status;
+    status = kv_file_read(&file, bytes, sizeof bytes, 0, &got, err);
+    kv_file_close(&file);
+    return status == KV_OK ? kv_identity_decode(identity, bytes, got, path, err) : status;
+}
+
+/* Files that a crash left half made. */
+static kv_status remove_leftovers(const kv_dir *dir, kv_error *err) {
+    kv_status status = kv_dir_unlink(dir, KV_SEGMENT_SPARE, err);
+    if (status >= 0)
+        status = kv_dir_unlink(dir, STORE_FILE_NEW, err);
+    return status < 0 ? status : KV_OK;
+}
+
+/* ---- Opening ---------------------------------------------------------------------------------------- */
+
+static uint64_t count_entries(kv_table *table) {
+    uint64_t entries = 0;
+    for (uint64_t hash = 0;;) {
+        kv_shard *shard = kv_table_shard(table, hash);
+        entries += shard->count;
+        if (kv_shard_range_last(shard) == UINT64_MAX)
+            return entries;
+        hash = kv_shard_range_last(shard) + 1;
+    }
+}
+
+static kv_status start_log(kv_store *store, kv_recovered *recovered, kv_error *err) {
+    kv_log_start start = {
+        .dir = &store->dir,
+        .options = &store->options,
+        .segment = recovered->segment,
+        .lsn = recovered->lsn,
+        .entries = count_entries(&store->table),
+        .segments = recovered->segments,
+        .log_bytes = recovered->log_bytes,
+        .unmarked = !store->recovery.clean,
+        .rollback = kv_store_rollback,
+        .rollback_arg = store,
+    };
+    return kv_log_create(&start, &store->log, err);
+}
+
+/* Everything behind the lock. */
+static kv_status open_locked(kv_store *store, kv_error *err) {
+    contents c;
+    kv_identity identity;
+    kv_recovered recovered = {.segment.file = KV_FILE_CLOSED};
+    kv_status status = list_directory(&store->dir, &c, err);
+    if (status == KV_OK && !c.store_file)
+        status = check_may_create(store, &c, err);
+    if (status == KV_OK)
+        status = c.store_file ? read_identity(&store->dir, &identity, err)
+                              : create_files(store, &identity, &recovered, err);
+    if (status < 0)
+        return status;
+    memcpy(store->store_id, identity.store_id, sizeof store->store_id);
+    status = kv_table_init(&store->table, identity.hash_key, err);
+    if (status < 0)
+        goto out;
+    if (c.store_file)
+        status = kv_recover(&store->dir, identity.store_id, &store->table,
+                            store->options.read_only, &recovered, &store->recovery, err);
+    if (status == KV_OK && store->options.read_only) {
+        store->memory_entries = count_entries(&store->table);
+    } else if (status == KV_OK) {
+        status = remove_leftovers(&store->dir, err);
+        if (status == KV_OK)
+            status = start_log(store, &recovered, err);
+        if (status == KV_OK)
+            return KV_OK;
+    }
+    if (status < 0)
+        kv_table_fini(&store->table);
+out:
+    kv_file_close(&recovered.segment.file);
+    return status;
+}
+
+kv_status kv_store_open_directory(kv_store *store, kv_error *err) {
+    lock_text before;
+    store->oldest_snapshot = KV_NO_SNAPSHOT;
+    kv_status status = lock_directory(store, &before, err);
+    if (status < 0)
+        return status;
+    status = open_locked(store, err);
+    if (status < 0)
+        unlock_directory(store, &before);
+    return status;
+}
+
+kv_status kv_store_open_memory(kv_store *store, kv_error *err) {
+    kv_siphash_key key;
+    const kv_os *os = store->options.os;
+    store->oldest_snapshot = KV_NO_SNAPSHOT;
+    int result = os->random(os->ctx, &key, sizeof key);
+    if (result < 0)
+        return kv_fail_sys(err, -result, "", "cannot draw random bytes");
+    store->recovery.created = store->recovery.clean = true;
+    return kv_table_init(&store->table, key, err);
+}
+
+kv_status kv_store_close(kv_store *store, kv_error *err) {
+    static const lock_text nobody;
+    kv_status status = KV_OK;
+    if (store->log != NULL)
+        status = kv_log_close(store->log, err);
+    kv_log_destroy(store->log);
+    kv_table_fini(&store->table);
+    if (store->dir.fd >= 0) {
+        unlock_directory(store, &nobody);
+        kv_dir_close(&store->dir);
+    }
+    return status;
+}

@@ -1,0 +1,285 @@
+/* read.c - get, get_many, contains, count.
+ *
+ * A reader sees the state at the visible LSN.  It takes that LSN under the shard's lock, so records
+ * that were pruned meanwhile were at or below it, and what the undo list still holds leads back to it.
+ */
+#include "../base/mem.h"
+#include "snapshot.h"
+#include "store.h"
+
+#define BLOCK 64u            /* keys of a get_many whose memory is fetched at the same time */
+#define MANY_COPY_MAX 1024u  /* larger values are pinned, not copied */
+#define MANY_TRIES 3u        /* optimistic attempts of a get_many, before it takes a snapshot */
+#define CHUNK_MIN 4096u
+#define CHUNK_MAX (1u << 20)
+
+/* ---- One key ---------------------------------------------------------------------------------- */
+
+static kv_entry *find_visible(kv_store *store, const kv_shard *shard, uint64_t hash,
+                              kv_bytes key) {
+    kv_place place;
+    kv_entry *newest = kv_shard_find(shard, hash, key, &place);
+    if (shard->undo == NULL)
+        return newest; /* all its changes have been visible before they were pruned */
+    return kv_undo_look_behind(shard, hash, key, kv_store_visible(store), newest);
+}
+
+/* The shard that owns the hash, locked; NULL under KV_NOWAIT when it is taken. */
+static inline kv_shard *lock_for(kv_store *store, uint64_t hash, unsigned flags) {
+    return flags & KV_NOWAIT ? kv_table_try_lock(&store->table, hash)
+                             : kv_table_lock(&store->table, hash);
+}
+
+kv_status kv_get(kv_db *db, kv_bytes key, unsigned flags, kv_value *value, kv_error *err) {
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    status = kv_check_key(key, err);
+    if (status < 0)
+        goto out;
+    kv_store *store = db->store;
+    uint64_t hash = kv_table_hash(&store->table, key);
+    kv_shard *shard = lock_for(store, hash, flags);
+    if (shard == NULL) {
+        status = KV_BUSY;
+        goto out;
+    }
+    kv_entry *e = find_visible(store, shard, hash, key);
+    if (e != NULL)
+        kv_value_set(store, e, flags, value);
+    else
+        status = KV_NOTFOUND;
+    kv_shard_unlock(shard);
+out:
+    kv_db_leave(db);
+    return status;
+}
+
+void kv_value_release(kv_value *value) {
+    kv_entry *e = value->pin;
+    if (e == NULL)
+        return;
+    kv_pool *pool = kv_pool_of(e, kv_entry_block_size(e->key_size, e->value_size));
+    value->pin = NULL;
+    kv_entry_release(pool, e);
+    kv_pool_release(pool);
+}
+
+void kv_item_release(kv_item *item) {
+    kv_value value = {.pin = item->pin};
+    kv_value_release(&value);
+    item->pin = NULL;
+}
+
+kv_status kv_contains(kv_db *db, kv_bytes key, unsigned flags, kv_error *err) {
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    status = kv_check_key(key, err);
+    if (status < 0)
+        goto out;
+    uint64_t hash = kv_table_hash(&db->store->table, key);
+    kv_shard *shard = lock_for(db->store, hash, flags);
+    if (shard == NULL) {
+        status = KV_BUSY;
+        goto out;
+    }
+    status = find_visible(db->store, shard, hash, key) != NULL ? KV_OK : KV_NOTFOUND;
+    kv_shard_unlock(shard);
+out:
+    kv_db_leave(db);
+    return status;
+}
+
+kv_status kv_count(kv_db *db, uint64_t *count, kv_error *err) {
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    kv_store *store = db->store;
+    *count = store->log != NULL
+                 ? kv_log_entries(store->log)
+                 : atomic_load_explicit(&store->memory_entries, memory_order_relaxed);
+    kv_db_leave(db);
+    return KV_OK;
+}
+
+/* ---- Many keys ---------------------------------------------------------------------------------- */
+
+/* Small values are copied into chunks, which do not move. */
+typedef struct chunk {
+    struct chunk *next;
+    size_t used, capacity;
+    uint8_t bytes[];
+} chunk;
+
+typedef struct pin {
+    struct pin *next;
+    kv_entry *entry;
+} pin;
+
+typedef struct many {
+    kv_pool *pool; /* a reference, when there are pins */
+    chunk *chunks;
+    pin *pins; /* in the chunks */
+    size_t expected_size;
+    struct kv_item_value items[];
+} many;
+
+static void *many_alloc(many *m, size_t size) {
+    size = (size + 7) & ~(size_t)7;
+    chunk *c = m->chunks;
+    if (c == NULL || c->capacity - c->used < size) {
+        size_t capacity = m->expected_size > size ? m->expected_size : size;
+        c = kv_mem_alloc(sizeof *c + capacity);
+        if (c == NULL)
+            return NULL;
+        *c = (chunk){.next = m->chunks, .capacity = capacity};
+        m->chunks = c;
+    }
+    void *bytes = c->bytes + c->used;
+    c->used += size;
+    return bytes;
+}
+
+static void many_reset(many *m) {
+    for (pin *p = m->pins; p != NULL; p = p->next)
+        kv_entry_release(m->pool, p->entry);
+    m->pins = NULL;
+    if (m->pool != NULL)
+        kv_pool_release(m->pool);
+    m->pool = NULL;
+    for (chunk *c = m->chunks, *next; c != NULL; c = next) {
+        next = c->next;
+        kv_mem_free(c);
+    }
+    m->chunks = NULL;
+}
+
+void kv_values_release(kv_values *values) {
+    many *m = values->owner;
+    if (m != NULL) {
+        many_reset(m);
+        kv_mem_free(m);
+    }
+    *values = (kv_values){0};
+}
+
+/* Called with the entry's shard locked. */
+static bool many_add(many *m, kv_store *store, kv_entry *e, struct kv_item_value *item) {
+    static const uint8_t nothing[1];
+    kv_bytes value = kv_entry_value(e);
+    item->size = value.size;
+    if (value.size > MANY_COPY_MAX) {
+        pin *p = many_alloc(m, sizeof *p);
+        if (p == NULL)
+            return false;
+        if (m->pool == NULL) {
+            m->pool = store->table.entries;
+            kv_pool_acquire(m->pool);
+        }
+        *p = (pin){.next = m->pins, .entry = e};
+        m->pins = p;
+        kv_entry_acquire(e);
+        item->data = value.data;
+        return true;
+    }
+    uint8_t *copy = value.size > 0 ? many_alloc(m, value.size) : NULL;
+    if (copy == NULL && value.size > 0)
+        return false;
+    if (copy != NULL)
+        memcpy(copy, value.data, value.size);
+    item->data = copy != NULL ? copy : nothing;
+    return true;
+}
+
+/* One key at `lsn`, its memory fetched before.  KV_BUSY: the shard cannot tell that state any more. */
+static kv_status many_one(many *m, kv_store *store, kv_shard *shard, uint64_t hash, kv_bytes key,
+                          uint64_t lsn, struct kv_item_value *item, kv_error *err) {
+    kv_status status = KV_OK;
+    kv_mutex_lock(&shard->mutex, KV_RANK_SHARD);
+    if (!kv_shard_owns(shard, hash)) { /* it was split since */
+        kv_shard_unlock(shard);
+        shard = kv_table_lock(&store->table, hash);
+    }
+    *item = (struct kv_item_value){0};
+    if (shard->last_lsn > lsn && shard->pruned_lsn > lsn) {
+        status = KV_BUSY;
+    } else {
+        kv_entry *e = kv_shard_find_at(shard, hash, key, lsn);
+        if (e != NULL && !many_add(m, store, e, item))
+            status = kv_fail_nomem(err, kv_entry_value(e).size);
+    }
+    kv_shard_unlock(shard);
+    return status;
+}
+
+/* Hash all, fetch all, then answer: the misses of a block overlap. */
+static kv_status many_at(many *m, kv_store *store, const kv_bytes *keys, size_t count,
+                         uint64_t lsn, kv_error *err) {
+    uint64_t hashes[BLOCK];
+    kv_shard *shards[BLOCK];
+    for (size_t start = 0; start < count; start += BLOCK) {
+        unsigned n = (unsigned)(count - start < BLOCK ? count - start : BLOCK);
+        const kv_bytes *block = keys + start;
+        for (unsigned i = 0; i < n; i++) {
+            hashes[i] = kv_table_hash(&store->table, block[i]);
+            shards[i] = kv_table_prefetch_shard(&store->table, hashes[i]);
+        }
+        for (unsigned i = 0; i < n; i++)
+            kv_shard_prefetch_bucket(shards[i], hashes[i]);
+        for (unsigned i = 0; i < n; i++)
+            kv_shard_prefetch_entry(shards[i], hashes[i]);
+        for (unsigned i = 0; i < n; i++) {
+            kv_status status = many_one(m, store, shards[i], hashes[i], block[i], lsn,
+                                        &m->items[start + i], err);
+            if (status != KV_OK)
+                return status;
+        }
+    }
+    return KV_OK;
+}
+
+/* All keys at one LSN.  Optimistically at the visible one: mostly no shard changes meanwhile, or its
+ * undo list still leads back.  If not, a snapshot makes sure. */
+static kv_status many_consistent(many *m, kv_store *store, const kv_bytes *keys, size_t count,
+                                 kv_error *err) {
+    for (unsigned tries = 0; tries < MANY_TRIES; tries++) {
+        kv_status status = many_at(m, store, keys, count, kv_store_visible(store), err);
+        if (status != KV_BUSY)
+            return status;
+        many_reset(m);
+    }
+    kv_snapshot snapshot;
+    kv_snapshot_register(store, &snapshot);
+    kv_status status = many_at(m, store, keys, count, snapshot.lsn, err);
+    kv_snapshot_unregister(store, &snapshot);
+    assert(status != KV_BUSY);
+    return status;
+}
+
+kv_status kv_get_many(kv_db *db, const kv_bytes *keys, size_t count, kv_values *values,
+                      kv_error *err) {
+    *values = (kv_values){0};
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    for (size_t i = 0; i < count && status == KV_OK; i++)
+        status = kv_check_key(keys[i], err);
+    many *m = NULL;
+    if (status == KV_OK) {
+        m = kv_mem_alloc(sizeof *m + count * sizeof m->items[0]);
+        if (m == NULL)
+            status = kv_fail_nomem(err, count * sizeof m->items[0]);
+    }
+    if (status == KV_OK) {
+        size_t expected = count * 128;
+        expected = expected < CHUNK_MIN ? CHUNK_MIN : expected > CHUNK_MAX ? CHUNK_MAX : expected;
+        *m = (many){.expected_size = expected};
+        *values = (kv_values){.count = count, .items = m->items, .owner = m};
+        status = many_consistent(m, db->store, keys, count, err);
+        if (status < 0)
+            kv_values_release(values);
+    }
+    kv_db_leave(db);
+    return status;
+}

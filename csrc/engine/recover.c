@@ -1,0 +1,461 @@
+/* recover.c - see recover.h. */
+#include "recover.h"
+
+#include <inttypes.h>
+
+#include "../base/crc32c.h"
+#include "../base/futex.h"
+#include "../base/mem.h"
+
+#define CHUNK_SIZE (4u << 20) /* bytes read at a time */
+#define WINDOW 32u            /* records whose memory is being fetched */
+
+/* ---- Applying records ------------------------------------------------------------------------- */
+
+/* Records wait here, a window of them, while the lines that they need come from memory. */
+typedef struct applier {
+    kv_table *table;
+    kv_recovery *info;
+    kv_record records[WINDOW];
+    uint64_t hashes[WINDOW];
+    unsigned count;
+} applier;
+
+static kv_status apply_put(kv_table *table, uint64_t hash, const kv_record *r, kv_error *err) {
+    kv_place place;
+    kv_entry *new = kv_entry_create(table->entries, hash, r->key, r->value);
+    if (new == NULL)
+        return kv_fail_nomem(err, kv_entry_block_size(r->key.size, r->value.size));
+    kv_shard *shard = kv_table_shard(table, hash);
+    kv_entry *old = kv_shard_find(shard, hash, r->key, &place);
+    if (old != NULL) {
+        kv_shard_replace(shard, place, new);
+        kv_entry_release(table->entries, old);
+        return KV_OK;
+    }
+    for (;;) {
+        kv_status status = kv_shard_reserve(table, shard, 1, err);
+        if (status < 0) {
+            kv_entry_release(table->entries, new);
+            return status;
+        }
+        if (status == KV_OK)
+            break;
+        shard = kv_table_shard(table, hash);
+    }
+    kv_shard_insert(shard, hash, new);
+    return KV_OK;
+}
+
+static void apply_delete(kv_table *table, uint64_t hash, const kv_record *r) {
+    kv_place place;
+    kv_shard *shard = kv_table_shard(table, hash);
+    kv_entry *old = kv_shard_find(shard, hash, r->key, &place);
+    if (old == NULL)
+        return;
+    kv_shard_remove(shard, hash, place);
+    kv_entry_release(table->entries, old);
+}
+
+/* In three sweeps, so that the misses of a window overlap. */
+static kv_status apply_window(applier *a, kv_error *err) {
+    kv_table *table = a->table;
+    kv_status status = KV_OK;
+    for (unsigned i = 0; i < a->count; i++)
+        kv_shard_prefetch_bucket(kv_table_shard(table, a->hashes[i]), a->hashes[i]);
+    for (unsigned i = 0; i < a->count; i++)
+        kv_shard_prefetch_entry(kv_table_shard(table, a->hashes[i]), a->hashes[i]);
+    for (unsigned i = 0; i < a->count && status == KV_OK; i++) {
+        if (a->records[i].kind == KV_RECORD_PUT)
+            status = apply_put(table, a->hashes[i], &a->records[i], err);
+        else
+            apply_delete(table, a->hashes[i], &a->records[i]);
+    }
+    a->count = 0;
+    return status;
+}
+
+static void release_entry(void *arg, kv_entry *e) {
+    kv_entry_release(((kv_table *)arg)->entries, e);
+}
+
+static kv_status apply_clear(applier *a, kv_error *err) {
+    kv_status status = apply_window(a, err);
+    for (uint64_t hash = 0; status == KV_OK;) {
+        kv_shard *shard = kv_table_shard(a->table, hash);
+        kv_array empty = kv_array_create(a->table, 0);
+        if (empty == 0) {
+            status = kv_fail_nomem(err, sizeof(kv_bucket));
+            break;
+        }
+        kv_array_visit(kv_shard_array(shard), release_entry, a->table);
+        kv_array_free(a->table, kv_shard_array(shard));
+        atomic_store_explicit(&shard->array, empty, memory_order_relaxed);
+        shard->count = 0;
+        shard->data_bytes = 0;
+        if (kv_shard_range_last(shard) == UINT64_MAX)
+            break;
+        hash = kv_shard_range_last(shard) + 1;
+    }
+    return status;
+}
+
+static kv_status apply(applier *a, const kv_record *record, kv_error *err) {
+    a->info->records++;
+    if (record->kind == KV_RECORD_CLEAR)
+        return apply_clear(a, err);
+    uint64_t hash = kv_table_hash(a->table, record->key);
+    kv_table_prefetch_shard(a->table, hash);
+    a->records[a->count] = *record;
+    a->hashes[a->count] = hash;
+    return ++a->count == WINDOW ? apply_window(a, err) : KV_OK;
+}
+
+/* ---- Reading a segment ------------------------------------------------------------------------ */
+
+typedef struct reader {
+    const kv_segment *segment;
+    char path[KV_ERROR_PATH_SIZE];
+    applier *applier; /* its records point into the buffer */
+    uint8_t *buffer;
+    size_t capacity;
+    uint64_t start; /* of the buffer, in the file */
+    size_t size;
+    uint64_t proven_lsn; /* the largest durable LSN that a valid frame knows */
+    kv_frame_kind last_kind;
+} reader;
+
+/* The bytes from `offset`, `size` of them, in memory; they are within the file. */
+static kv_status reader_get(reader *r, uint64_t offset, size_t size, const uint8_t **bytes,
+                            kv_error *err) {
+    if (offset < r->start || offset + size > r->start + r->size) {
+        kv_status status = apply_window(r->applier, err); /* its records go away now */
+        if (status < 0)
+            return status;
+        size_t wanted = size > CHUNK_SIZE ? size : CHUNK_SIZE;
+        if (wanted > r->capacity) {
+            uint8_t *buffer = kv_mem_realloc(r->buffer, wanted);
+            if (buffer == NULL)
+                return kv_fail_nomem(err, wanted);
+            r->buffer = buffer;
+            r->capacity = wanted;
+        }
+        status = kv_file_read(&r->segment->file, r->buffer, wanted, offset, &r->size, err);
+        if (status < 0)
+            return status;
+        r->start = offset;
+        if (r->size < size)
+            return kv_fail_corrupt(err, r->path, (int64_t)(offset + r->size),
+                                   "the file became shorter while it was read");
+    }
+    *bytes = r->buffer + (offset - r->start);
+    return KV_OK;
+}
+
+/* The frame at the LSN, if it is valid: KV_OK; KV_NOTFOUND when it is not. */
+static kv_status read_frame(reader *r, uint64_t lsn, kv_frame_header *header,
+                            const uint8_t **payload, kv_error *err) {
+    uint64_t offset = kv_segment_offset(r->segment, lsn);
+    uint64_t file_size = r->segment->header.file_size;
+    const uint8_t *bytes;
+    if (offset + KV_FRAME_HEADER_SIZE > file_size)
+        return KV_NOTFOUND;
+    kv_status status = reader_get(r, offset, KV_FRAME_HEADER_SIZE, &bytes, err);
+    if (status < 0)
+        return status;
+    if (!kv_frame_header_decode(header, bytes) || header->lsn != lsn ||
+        header->salt != r->segment->header.salt ||
+        kv_frame_size(header->payload_size) > file_size - offset)
+        return KV_NOTFOUND;
+    status = reader_get(r, offset, kv_frame_size(header->payload_size), &bytes, err);
+    if (status < 0)
+        return status;
+    *payload = bytes + KV_FRAME_HEADER_SIZE;
+    if (kv_crc32c(0, *payload, header->payload_size) != header->payload_crc)
+        return KV_NOTFOUND;
+    return KV_OK;
+}
+
+static kv_status apply_frame(reader *r, const kv_frame_header *header, const uint8_t *payload,
+                             kv_error *err) {
+    kv_recovery *info = r->applier->info;
+    size_t left = header->payload_size;
+    while (left > 0) {
+        kv_record record;
+        size_t size = kv_record_decode(&record, payload, left);
+        if (size == 0)
+            return kv_fail_corrupt(err, r->path,
+                                   (int64_t)(r->start + (uint64_t)(payload - r->buffer)),
+                                   "a record of an unknown form in a frame whose checksum fits");
+        kv_status status = apply(r->applier, &record, err);
+        if (status < 0)
+            return status;
+        info->commits += record.last;
+        payload += size;
+        left -= size;
+    }
+    info->frames++;
+    info->bytes += kv_frame_size(header->payload_size);
+    return KV_OK;
+}
+
+/* Applies frames from `*lsn` on, up to `limit_lsn`, an end frame, or the first that is not valid.
+ * `*lsn` is then its LSN; `*ended`: it is an end frame. */
+static kv_status read_frames(reader *r, uint64_t *lsn, uint64_t limit_lsn, bool *ended,
+                             kv_error *err) {
+    *ended = false;
+    for (;;) {
+        kv_frame_header header;
+        const uint8_t *payload;
+        kv_status status = read_frame(r, *lsn, &header, &payload, err);
+        if (status < 0)
+            return status;
+        if (status == KV_NOTFOUND)
+            return KV_OK;
+        if (header.durable_lsn > r->proven_lsn)
+            r->proven_lsn = header.durable_lsn;
+        if (header.kind == KV_FRAME_END) {
+            *ended = true;
+            return KV_OK;
+        }
+        if (*lsn >= limit_lsn)
+            return KV_OK;
+        status = apply_frame(r, &header, payload, err);
+        if (status < 0)
+            return status;
+        r->last_kind = header.kind;
+        *lsn += kv_frame_size(header.payload_size);
+    }
+}
+
+/* ---- The end of the log -------------------------------------------------------------------------- */
+
+static bool all_zero(const uint8_t *bytes, size_t size) {
+    uint64_t any = 0;
+    for (; size >= 8; bytes += 8, size -= 8)
+        any |= kv_load64(bytes);
+    for (; size > 0; bytes++, size--)
+        any |= *bytes;
+    return any == 0;
+}
+
+/* Looks at everything behind the first frame that is not valid, at `lsn`.  A header there that knows
+ * `lsn` as durable makes it KV_ERR_CORRUPT.  `*end`: the offset behind the last byte that is not 0. */
+static kv_status look_on(reader *r, uint64_t lsn, uint64_t *end, kv_error *err) {
+    enum { BLOCK = 65536, OVERLAP = KV_FRAME_HEADER_SIZE };
+    uint64_t file_size = r->segment->header.file_size;
+    uint64_t bad = kv_segment_offset(r->segment, lsn);
+    *end = bad;
+    for (uint64_t offset = bad; offset < file_size; offset += BLOCK) {
+        const uint8_t *bytes;
+        uint64_t left = file_size - offset;
+        size_t size = left < BLOCK + OVERLAP ? (size_t)left : BLOCK + OVERLAP;
+        kv_status status = reader_get(r, offset, size, &bytes, err);
+        if (status < 0)
+            return status;
+        if (all_zero(bytes, size))
+            continue;
+        for (size_t i = 0; i + KV_FRAME_HEADER_SIZE <= size; i += KV_FRAME_ALIGNMENT) {
+            kv_frame_header header;
+            if (!kv_frame_header_decode(&header, bytes + i) ||
+                header.salt != r->segment->header.salt ||
+                kv_segment_offset(r->segment, header.lsn) != offset + i)
+                continue;
+            if (header.durable_lsn > lsn)
+                return kv_fail_corrupt(
+                    err, r->path, (int64_t)bad,
+                    "a frame that was on disk is damaged: the one at %" PRIu64
+                    " was written later",
+                    offset + i);
+        }
+        while (size > 0 && bytes[size - 1] == 0)
+            size--;
+        if (offset + size > *end)
+            *end = offset + size;
+    }
+    return KV_OK;
+}
+
+/* Copies `size` bytes of the segment from `offset` to the same place of `to` less `shift`. */
+static kv_status copy_bytes(reader *r, uint64_t offset, uint64_t size, const kv_file *to,
+                            uint64_t shift, kv_error *err) {
+    kv_status status = KV_OK;
+    while (size > 0 && status == KV_OK) {
+        const uint8_t *bytes;
+        size_t part = size < CHUNK_SIZE ? (size_t)size : CHUNK_SIZE;
+        status = reader_get(r, offset, part, &bytes, err);
+        if (status == KV_OK)
+            status = kv_file_write(to, bytes, part, offset - shift, NULL, err);
+        offset += part;
+        size -= part;
+    }
+    return status;
+}
+
+/* Keeps the torn bytes in a file of their own, for whoever wants to look; replaces an older one. */
+static kv_status keep_torn(reader *r, uint64_t start, uint64_t end, kv_error *err) {
+    kv_file file;
+    const kv_dir *dir = r->segment->file.dir;
+    kv_status status = kv_file_open(&file, dir, KV_TORN_FILE, KV_OPEN_CREATE, err);
+    if (status < 0)
+        return status;
+    status = kv_file_truncate(&file, 0, err);
+    if (status == KV_OK)
+        status = copy_bytes(r, start, end - start, &file, start, err);
+    if (status == KV_OK)
+        status = kv_file_sync(&file, err);
+    kv_file_close(&file);
+    return status;
+}
+
+/* After an unclean end: makes sure that what was read is on disk, and that nothing else is there.
+ * A crash in here leaves the same valid frames and less of the tail: the next open does it again. */
+static kv_status settle(reader *r, uint64_t lsn, uint64_t torn_end, kv_error *err) {
+    uint64_t proven = r->proven_lsn > r->segment->header.start_lsn
+                          ? r->proven_lsn
+                          : r->segment->header.start_lsn;
+    uint64_t from = kv_segment_offset(r->segment, proven);
+    uint64_t bad = kv_segment_offset(r->segment, lsn);
+    kv_status status = KV_OK;
+    if (torn_end > bad)
+        status = keep_torn(r, bad, torn_end, err);
+    if (status == KV_OK && from < bad)
+        status = copy_bytes(r, from, bad - from, &r->segment->file, 0, err);
+    if (status == KV_OK && torn_end > bad)
+        status = kv_file_write_zeros(&r->segment->file, torn_end - bad, bad, err);
+    if (status == KV_OK)
+        status = kv_file_sync(&r->segment->file, err);
+    if (status == KV_OK && torn_end > bad)
+        status = kv_dir_sync(r->segment->file.dir, err);
+    return status;
+}
+
+/* A crash came between the last segment's making and the end frame of the one before: writes it, so
+ * that the last segment cannot go missing unnoticed. */
+static kv_status write_end(const kv_segment *last, kv_error *err) {
+    uint8_t bytes[KV_FRAME_HEADER_SIZE];
+    uint64_t lsn = last->header.start_lsn;
+    kv_segment before;
+    kv_status status = kv_segment_open(&before, last->file.dir, last->header.sequence - 1,
+                                       last->header.store_id, true, err);
+    if (status < 0)
+        return status;
+    kv_frame_header header = {
+        .lsn = lsn, .durable_lsn = lsn, .salt = before.header.salt, .kind = KV_FRAME_END};
+    kv_frame_header_encode(&header, bytes);
+    status = kv_file_write(&before.file, bytes, sizeof bytes, kv_segment_offset(&before, lsn),
+                           NULL, err);
+    if (status == KV_OK)
+        status = kv_file_sync(&before.file, err);
+    kv_file_close(&before.file);
+    return status;
+}
+
+/* ---- The whole log ----------------------------------------------------------------------------------- */
+
+static bool count_segment(void *arg, const char *name) {
+    uint64_t *count = arg;
+    *count += kv_segment_sequence(name) != 0;
+    return true;
+}
+
+static void reader_begin(reader *r, const kv_segment *segment) {
+    r->segment = segment;
+    r->start = r->size = 0;
+    kv_dir_join(segment->file.dir, segment->file.name, r->path);
+}
+
+/* Reads a segment that is not the last: it must reach the start of the next one.  `*ended`: its end
+ * frame is there. */
+static kv_status read_full_segment(reader *r, uint64_t *lsn, const kv_segment *next, bool *ended,
+                                   kv_error *err) {
+    kv_status status = read_frames(r, lsn, next->header.start_lsn, ended, err);
+    if (status == KV_OK)
+        status = apply_window(r->applier, err);
+    if (status == KV_OK && *lsn != next->header.start_lsn)
+        return kv_fail_corrupt(err, r->path, (int64_t)kv_segment_offset(r->segment, *lsn),
+                               "a frame that was on disk is damaged: the next segment starts at "
+                               "LSN %" PRIu64 ", this one ends at %" PRIu64,
+                               next->header.start_lsn, *lsn);
+    return status;
+}
+
+static kv_status read_last_segment(reader *r, uint64_t *lsn, bool read_only, kv_error *err) {
+    kv_recovery *info = r->applier->info;
+    bool ended;
+    uint64_t torn_end;
+    kv_status status = read_frames(r, lsn, UINT64_MAX, &ended, err);
+    if (status == KV_OK)
+        status = apply_window(r->applier, err);
+    if (status < 0)
+        return status;
+    if (ended) {
+        char name[64], path[KV_ERROR_PATH_SIZE];
+        kv_segment_name(r->segment->header.sequence + 1, name);
+        kv_dir_join(r->segment->file.dir, name, path);
+        return kv_fail_corrupt(err, path, -1, "this segment of the log is missing: the one before "
+                                              "says that the log goes on in it");
+    }
+    status = look_on(r, *lsn, &torn_end, err);
+    if (status < 0)
+        return status;
+    info->bytes_cut = torn_end - kv_segment_offset(r->segment, *lsn);
+    info->clean = r->last_kind == KV_FRAME_CLOSE && info->bytes_cut == 0;
+    if (info->clean)
+        return KV_OK;
+    /* Read-only: the file may not be changed, but what is in the page cache can be pushed out. */
+    return read_only ? kv_file_sync(&r->segment->file, err) : settle(r, *lsn, torn_end, err);
+}
+
+kv_status kv_recover(const kv_dir *dir, const uint8_t store_id[16], kv_table *table,
+                     bool read_only, kv_recovered *recovered, kv_recovery *info, kv_error *err) {
+    uint64_t started_ns = kv_now_ns();
+    applier a = {.table = table, .info = info};
+    reader r = {.applier = &a};
+    kv_segment segment = {.file = KV_FILE_CLOSED}, next = {.file = KV_FILE_CLOSED};
+    uint64_t lsn = 0, count = 0;
+    bool ended = true;
+    *recovered = (kv_recovered){.segment.file = KV_FILE_CLOSED};
+
+    int result = dir->os->dir_list(dir->os->ctx, dir->fd, count_segment, &count);
+    if (result < 0)
+        return kv_fail_sys(err, -result, dir->path, "cannot list the directory");
+    /* They must be 1, 2, ... count: one that is missing is noticed when it is opened. */
+    kv_status status = kv_segment_open(&segment, dir, 1, store_id, !read_only, err);
+    if (status < 0)
+        goto out;
+    for (uint64_t sequence = 1; sequence < count; sequence++) {
+        reader_begin(&r, &segment);
+        recovered->log_bytes += segment.header.file_size;
+        status = kv_segment_open(&next, dir, sequence + 1, store_id, !read_only, err);
+        if (status == KV_OK)
+            status = read_full_segment(&r, &lsn, &next, &ended, err);
+        if (status < 0)
+            goto out;
+        kv_file_close(&segment.file);
+        segment = next;
+        next.file.fd = -1;
+    }
+    reader_begin(&r, &segment);
+    recovered->log_bytes += segment.header.file_size;
+    if (count <= 1 && segment.header.start_lsn != 0)
+        status = kv_fail_corrupt(err, r.path, 40, "the first segment does not start at LSN 0");
+    else
+        status = read_last_segment(&r, &lsn, read_only, err);
+    if (status == KV_OK && !ended && !read_only)
+        status = write_end(&segment, err);
+    if (status < 0)
+        goto out;
+    info->segments = recovered->segments = count;
+    recovered->lsn = lsn;
+    if (!read_only) {
+        recovered->segment = segment;
+        segment.file.fd = -1;
+    }
+out:
+    info->duration_ns = kv_now_ns() - started_ns;
+    kv_file_close(&segment.file);
+    kv_file_close(&next.file);
+    kv_mem_free(r.buffer);
+    return status;
+}

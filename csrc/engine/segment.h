@@ -1,0 +1,49 @@
+/* segment.h - one file of the log: how it is named, made and begun.
+ *
+ * Layer: engine (above format.h, os/file.h).  A segment is written full of zeros and synced before
+ * its first frame, so that a commit's sync changes neither the file's size nor its extents (half as
+ * many syncs a second otherwise).  It gets its header, then its name:
+ *
+ *   spare.log, zeros, synced -> header, synced -> NNNNNNNN.log -> directory synced -> frames
+ *
+ * So a file with a segment's name has a whole header, whenever the power went.
+ */
+#ifndef KV_ENGINE_SEGMENT_H
+#define KV_ENGINE_SEGMENT_H
+
+#include "../os/file.h"
+#include "format.h"
+
+#define KV_SEGMENT_SPARE "spare.log"
+
+typedef struct kv_segment {
+    kv_file file;
+    kv_segment_header header;
+} kv_segment;
+
+static inline uint64_t kv_segment_offset(const kv_segment *segment, uint64_t lsn) {
+    return KV_SEGMENT_HEADER_SIZE + (lsn - segment->header.start_lsn);
+}
+
+/* "00000001.log" into `name` (64 bytes). */
+void kv_segment_name(uint64_t sequence, char *name);
+/* The sequence of a segment's name; 0: it is none. */
+uint64_t kv_segment_sequence(const char *name);
+
+/* The size for a segment that has to hold a frame of `frame_size` bytes and the end frame. */
+uint64_t kv_segment_size_for(uint64_t frame_size, uint64_t size_wanted);
+
+/* Makes spare.log: `size` zero bytes, synced.  Takes long; on failure the file is removed. */
+kv_status kv_segment_prepare(kv_file *file, const kv_dir *dir, uint64_t size, kv_error *err)
+    KV_MUST_CHECK;
+
+/* Turns a prepared file into the segment that `header` says.  Taken: `file` is moved into
+ * `segment`, or closed on failure (the spare may then be left behind; open removes it). */
+kv_status kv_segment_begin(kv_segment *segment, kv_file *file, const kv_segment_header *header,
+                           kv_error *err) KV_MUST_CHECK;
+
+/* Opens the segment of that sequence and checks its header against name, size and store. */
+kv_status kv_segment_open(kv_segment *segment, const kv_dir *dir, uint64_t sequence,
+                          const uint8_t store_id[16], bool write, kv_error *err) KV_MUST_CHECK;
+
+#endif

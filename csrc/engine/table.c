@@ -1,0 +1,456 @@
+/* table.c - see table.h. */
+#include "table.h"
+
+#include "../base/mem.h"
+#include "undo.h"
+
+#define SHARD_ENTRIES_MAX (KV_SHARD_BUCKETS_MAX * KV_BUCKET_LOAD)
+#define ARRAY_CODE_MAX 30u /* 65,536 buckets: more than 16 bits of hash tell apart is of no use */
+#define PREFETCH_AHEAD 16u
+#define ARRAY_STRIPE 0u /* growing is too rare to meet at */
+
+/* ---- Arrays of buckets ----------------------------------------------------------------------- */
+
+static uint32_t code_for(uint64_t entries) {
+    uint32_t code = 0;
+    while (code < ARRAY_CODE_MAX && (uint64_t)kv_array_count(code) * KV_BUCKET_LOAD < entries)
+        code++;
+    return code;
+}
+
+static size_t array_size(kv_array array) {
+    return kv_array_count(array) * sizeof(kv_bucket);
+}
+
+static kv_array array_create_coded(kv_table *table, uint32_t code) {
+    size_t size = kv_array_count(code) * sizeof(kv_bucket);
+    kv_bucket *buckets = kv_pool_alloc(table->arrays, ARRAY_STRIPE, size);
+    if (buckets == NULL || ((uintptr_t)buckets & 63) != 0) {
+        kv_pool_free(table->arrays, ARRAY_STRIPE, buckets, size);
+        return 0;
+    }
+    /* Word by word and atomic: somebody may peek at this memory by an outdated array word. */
+    _Atomic uint64_t *words = (_Atomic uint64_t *)buckets;
+    for (size_t i = 0; i < size / sizeof *words; i++)
+        atomic_store_explicit(&words[i], 0, memory_order_relaxed);
+    return (kv_array)(uintptr_t)buckets | code;
+}
+
+kv_array kv_array_create(kv_table *table, uint32_t entries) {
+    return array_create_coded(table, code_for(entries));
+}
+
+void kv_array_free(kv_table *table, kv_array array) {
+    if (array != 0)
+        kv_pool_free(table->arrays, ARRAY_STRIPE, kv_array_buckets(array), array_size(array));
+}
+
+kv_entry *kv_array_find(kv_array array, uint64_t hash, kv_bytes key, kv_place *place) {
+    kv_bucket *buckets = kv_array_buckets(array);
+    uint32_t count = kv_array_count(array), bits = kv_hash_bucket_bits(hash);
+    uint32_t index = kv_bucket_index(bits, count);
+    uint8_t tag = kv_hash_tag(hash);
+    for (uint32_t probes = 0; probes < count; probes++) {
+        kv_bucket *b = &buckets[index];
+        uint64_t tags = atomic_load_explicit(&b->tags, memory_order_relaxed);
+        for (uint64_t m = kv_tags_match(tags, tag); m != 0; m &= m - 1) {
+            unsigned slot = (unsigned)__builtin_ctzll(m) / 8;
+            uint64_t word = atomic_load_explicit(&b->slots[slot], memory_order_relaxed);
+            if (word >> 48 != bits)
+                continue;
+            kv_entry *e = kv_slot_entry(word);
+            if (e != NULL && kv_entry_has_key(e, key)) {
+                *place = (kv_place){b, slot};
+                return e;
+            }
+        }
+        if (tags >> 56 == 0)
+            return NULL;
+        index = index + 1 == count ? 0 : index + 1;
+    }
+    return NULL;
+}
+
+/* Changes byte 7, the count of entries that probed past the bucket; 255 stays. */
+static void count_passed(kv_bucket *b, int change) {
+    uint64_t tags = atomic_load_explicit(&b->tags, memory_order_relaxed);
+    uint64_t passed = tags >> 56;
+    if (passed != 255)
+        passed += (uint64_t)(int64_t)change;
+    atomic_store_explicit(&b->tags, (tags & (UINT64_MAX >> 8)) | passed << 56,
+                          memory_order_relaxed);
+}
+
+static void set_slot(kv_bucket *b, unsigned slot, uint8_t tag, uint64_t word) {
+    uint64_t tags = atomic_load_explicit(&b->tags, memory_order_relaxed);
+    tags = (tags & ~(UINT64_C(0xff) << (8 * slot))) | (uint64_t)tag << (8 * slot);
+    atomic_store_explicit(&b->slots[slot], word, memory_order_relaxed);
+    atomic_store_explicit(&b->tags, tags, memory_order_relaxed);
+}
+
+/* There must be a free slot. */
+static void array_insert(kv_array array, uint32_t bucket_bits, uint8_t tag, kv_entry *e) {
+    kv_bucket *buckets = kv_array_buckets(array);
+    uint32_t count = kv_array_count(array);
+    uint32_t index = kv_bucket_index(bucket_bits, count);
+    for (;;) {
+        kv_bucket *b = &buckets[index];
+        uint64_t tags = atomic_load_explicit(&b->tags, memory_order_relaxed);
+        uint64_t free_slots = kv_tags_match(tags, 0);
+        if (free_slots != 0) {
+            set_slot(b, (unsigned)__builtin_ctzll(free_slots) / 8, tag,
+                     (uint64_t)(uintptr_t)e | (uint64_t)bucket_bits << 48);
+            return;
+        }
+        count_passed(b, +1);
+        index = index + 1 == count ? 0 : index + 1;
+    }
+}
+
+void kv_array_visit(kv_array array, void (*visit)(void *arg, kv_entry *entry), void *arg) {
+    kv_bucket *buckets = kv_array_buckets(array);
+    for (uint32_t i = 0; i < kv_array_count(array); i++) {
+        uint64_t tags = atomic_load_explicit(&buckets[i].tags, memory_order_relaxed);
+        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++)
+            if ((tags >> (8 * slot) & 0xff) != 0)
+                visit(arg, kv_slot_entry(atomic_load_explicit(&buckets[i].slots[slot],
+                                                              memory_order_relaxed)));
+    }
+}
+
+/* ---- Changing a shard ------------------------------------------------------------------------ */
+
+void kv_shard_insert(kv_shard *shard, uint64_t hash, kv_entry *entry) {
+    array_insert(kv_shard_array(shard), kv_hash_bucket_bits(hash), kv_hash_tag(hash), entry);
+    shard->count++;
+    shard->data_bytes += kv_entry_data_size(entry);
+}
+
+void kv_shard_replace(kv_shard *shard, kv_place place, kv_entry *entry) {
+    uint64_t word = atomic_load_explicit(&place.bucket->slots[place.slot], memory_order_relaxed);
+    shard->data_bytes += kv_entry_data_size(entry) - kv_entry_data_size(kv_slot_entry(word));
+    atomic_store_explicit(&place.bucket->slots[place.slot],
+                          (word & ~UINT64_C(0xffffffffffff)) | (uint64_t)(uintptr_t)entry,
+                          memory_order_relaxed);
+}
+
+void kv_shard_remove(kv_shard *shard, uint64_t hash, kv_place place) {
+    kv_array array = kv_shard_array(shard);
+    kv_bucket *buckets = kv_array_buckets(array);
+    uint32_t count = kv_array_count(array);
+    uint32_t index = kv_bucket_index(kv_hash_bucket_bits(hash), count);
+    uint64_t word = atomic_load_explicit(&place.bucket->slots[place.slot], memory_order_relaxed);
+    shard->data_bytes -= kv_entry_data_size(kv_slot_entry(word));
+    shard->count--;
+    set_slot(place.bucket, place.slot, 0, 0);
+    for (; &buckets[index] != place.bucket; index = index + 1 == count ? 0 : index + 1)
+        count_passed(&buckets[index], -1);
+}
+
+/* Moves the shard into an array of another size; its slots know enough to touch no entry. */
+kv_status kv_shard_grow(kv_table *table, kv_shard *shard, uint64_t entries, kv_error *err) {
+    kv_array old = kv_shard_array(shard);
+    uint32_t code = code_for(entries);
+    if (code <= (old & 63))
+        code = (uint32_t)(old & 63) + 1;
+    if (code > ARRAY_CODE_MAX) {
+        if (entries < kv_array_count(old) * KV_BUCKET_SLOTS)
+            return KV_OK; /* fuller than it should be, but it fits */
+        return kv_fail(err, KV_ERR_LIMIT, "a shard has %u entries and cannot grow further",
+                       shard->count);
+    }
+    kv_array new = array_create_coded(table, code);
+    if (new == 0)
+        return kv_fail_nomem(err, kv_array_count(code) * sizeof(kv_bucket));
+    kv_bucket *buckets = kv_array_buckets(old);
+    for (uint32_t i = 0; i < kv_array_count(old); i++) {
+        uint64_t tags = atomic_load_explicit(&buckets[i].tags, memory_order_relaxed);
+        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
+            uint8_t tag = (uint8_t)(tags >> (8 * slot));
+            uint64_t word = atomic_load_explicit(&buckets[i].slots[slot], memory_order_relaxed);
+            if (tag != 0)
+                array_insert(new, (uint32_t)(word >> 48), tag, kv_slot_entry(word));
+        }
+    }
+    atomic_store_explicit(&shard->array, new, memory_order_relaxed);
+    kv_array_free(table, old);
+    return KV_OK;
+}
+
+/* ---- The directory ---------------------------------------------------------------------------- */
+
+static kv_directory *directory_create(uint32_t depth, kv_directory *older) {
+    kv_directory *d =
+        kv_mem_alloc(sizeof *d + (sizeof d->slots[0] << depth));
+    if (d == NULL)
+        return NULL;
+    d->older = older;
+    d->depth = depth;
+    for (size_t i = 0; i < (size_t)1 << depth; i++)
+        atomic_init(&d->slots[i], older == NULL ? NULL
+                                                : atomic_load_explicit(
+                                                      &older->slots[i >> (depth - older->depth)],
+                                                      memory_order_relaxed));
+    return d;
+}
+
+/* Lets the directory lead to `shard` (complete but for this) for all hashes that it owns. */
+static kv_status directory_add(kv_table *table, kv_shard *shard, kv_error *err) {
+    kv_mutex_lock(&table->directory_mutex, KV_RANK_DIRECTORY);
+    kv_directory *d = atomic_load_explicit(&table->directory, memory_order_relaxed);
+    bool deeper = shard->depth > d->depth;
+    if (deeper) {
+        kv_directory *new = directory_create(shard->depth, d);
+        if (new == NULL) {
+            kv_mutex_unlock(&table->directory_mutex, KV_RANK_DIRECTORY);
+            return kv_fail_nomem(err, sizeof *d + (sizeof d->slots[0] << shard->depth));
+        }
+        d = new;
+    }
+    size_t first = shard->range_start >> (64 - d->depth);
+    size_t count = (size_t)1 << (d->depth - shard->depth);
+    /* Release: who finds the shard (or the directory) finds it filled. */
+    for (size_t i = first; i < first + count; i++)
+        atomic_store_explicit(&d->slots[i], shard, memory_order_release);
+    if (deeper)
+        atomic_store_explicit(&table->directory, d, memory_order_release);
+    kv_mutex_unlock(&table->directory_mutex, KV_RANK_DIRECTORY);
+    atomic_fetch_add_explicit(&table->shard_count, 1, memory_order_relaxed);
+    return KV_OK;
+}
+
+static kv_shard *shard_create(kv_table *table, uint64_t range_start, uint32_t depth,
+                              uint64_t entries) {
+    kv_shard *shard = kv_pool_alloc(table->entries, 0, sizeof *shard);
+    kv_array array = kv_array_create(table, (uint32_t)entries);
+    if (shard == NULL || array == 0) {
+        kv_pool_free(table->entries, 0, shard, sizeof *shard);
+        kv_array_free(table, array);
+        return NULL;
+    }
+    memset(shard, 0, sizeof *shard);
+    shard->depth = depth;
+    shard->range_start = range_start;
+    atomic_init(&shard->array, array);
+    return shard;
+}
+
+static void shard_destroy(kv_table *table, kv_shard *shard) {
+    kv_array_free(table, kv_shard_array(shard));
+    kv_pool_free(table->entries, 0, shard, sizeof *shard);
+}
+
+kv_status kv_table_init(kv_table *table, kv_siphash_key hash_key, kv_error *err) {
+    *table = (kv_table){.hash_key = hash_key};
+    table->entries = kv_pool_create();
+    table->arrays = kv_pool_create();
+    kv_directory *d = directory_create(KV_DEPTH_MIN, NULL);
+    atomic_init(&table->directory, d);
+    if (table->entries == NULL || table->arrays == NULL || d == NULL)
+        goto nomem;
+    for (size_t i = 0; i < (size_t)1 << KV_DEPTH_MIN; i++) {
+        kv_shard *shard =
+            shard_create(table, (uint64_t)i << (64 - KV_DEPTH_MIN), KV_DEPTH_MIN, 0);
+        if (shard == NULL)
+            goto nomem;
+        atomic_init(&d->slots[i], shard);
+        table->shard_count++;
+    }
+    return KV_OK;
+nomem:
+    kv_table_fini(table);
+    return kv_fail_nomem(err, sizeof(kv_shard) << KV_DEPTH_MIN);
+}
+
+void kv_table_fini(kv_table *table) {
+    kv_directory *d = atomic_load_explicit(&table->directory, memory_order_relaxed);
+    while (d != NULL) {
+        kv_directory *older = d->older;
+        kv_mem_free(d);
+        d = older;
+    }
+    atomic_init(&table->directory, NULL);
+    if (table->entries != NULL)
+        kv_pool_release(table->entries);
+    if (table->arrays != NULL)
+        kv_pool_release(table->arrays);
+    table->entries = table->arrays = NULL;
+}
+
+/* ---- Splitting -------------------------------------------------------------------------------- */
+
+typedef struct moved {
+    kv_entry *entry;
+    uint64_t hash;
+} moved;
+
+typedef struct gatherer {
+    moved *items;
+    size_t count;
+} gatherer;
+
+static void gather(void *arg, kv_entry *e) {
+    gatherer *g = arg;
+    g->items[g->count++].entry = e;
+}
+
+/* Gives each half its own undo records, in their order. */
+static void split_undo(kv_shard *left, kv_shard *right) {
+    kv_undo **left_end = &left->undo, **right_end = &right->undo, *next;
+    for (kv_undo *record = left->undo; record != NULL; record = next) {
+        next = record->next;
+        bool goes_right = kv_shard_owns(right, record->change.hash);
+        kv_undo ***end = goes_right ? &right_end : &left_end;
+        **end = record;
+        *end = &record->next;
+        if (goes_right) {
+            right->undo_count++;
+            left->undo_count--;
+            right->undo_oldest_lsn = record->lsn;
+        } else {
+            left->undo_oldest_lsn = record->lsn;
+        }
+    }
+    *left_end = *right_end = NULL;
+}
+
+/* Half of the locked shard's range, with its entries and records, becomes a shard of its own.
+ * Nothing is changed unless all memory could be had. */
+static kv_status shard_split(kv_table *table, kv_shard *shard, kv_error *err) {
+    moved local[SHARD_ENTRIES_MAX];
+    moved *items = local;
+    if (shard->count > SHARD_ENTRIES_MAX) {
+        items = kv_mem_alloc(shard->count * sizeof *items);
+        if (items == NULL)
+            return kv_fail_nomem(err, shard->count * sizeof *items);
+    }
+    gatherer g = {items, 0};
+    kv_array_visit(kv_shard_array(shard), gather, &g);
+    assert(g.count == shard->count);
+
+    uint32_t depth = shard->depth + 1;
+    uint64_t right_start = shard->range_start | UINT64_C(1) << (64 - depth);
+    uint64_t right_bytes = 0;
+    size_t right_count = 0;
+    for (size_t i = 0; i < g.count; i++) {
+        if (i + PREFETCH_AHEAD < g.count)
+            __builtin_prefetch(items[i + PREFETCH_AHEAD].entry);
+        kv_entry *e = items[i].entry;
+        items[i].hash = kv_table_hash(table, kv_entry_key(e));
+        if (items[i].hash >= right_start) {
+            right_count++;
+            right_bytes += kv_entry_data_size(e);
+        }
+    }
+    /* A quarter more than now, so that the next inserts do not grow them at once. */
+    size_t left_count = g.count - right_count;
+    kv_status status = KV_OK;
+    kv_shard *right =
+        shard_create(table, right_start, depth, right_count + right_count / 4);
+    kv_array left_array = kv_array_create(table, (uint32_t)(left_count + left_count / 4));
+    if (right == NULL || left_array == 0) {
+        status = kv_fail_nomem(err, KV_SHARD_BUCKETS_MAX * sizeof(kv_bucket));
+        goto out;
+    }
+    for (size_t i = 0; i < g.count; i++)
+        array_insert(items[i].hash >= right_start ? kv_shard_array(right) : left_array,
+                     kv_hash_bucket_bits(items[i].hash), kv_hash_tag(items[i].hash),
+                     items[i].entry);
+    right->count = (uint32_t)right_count;
+    right->data_bytes = right_bytes;
+    right->last_lsn = shard->last_lsn;
+    right->pruned_lsn = shard->pruned_lsn;
+    /* The right half must not be found before it has its undo records, and those may leave the left
+     * half only when nothing can fail any more: so lock it, publish it, then fill it. */
+    kv_mutex_lock(&right->mutex, KV_RANK_SHARD);
+    status = directory_add(table, right, err);
+    if (status == KV_OK) {
+        split_undo(shard, right);
+        kv_array old = kv_shard_array(shard);
+        shard->depth = depth;
+        shard->count = (uint32_t)left_count;
+        shard->data_bytes -= right_bytes;
+        atomic_store_explicit(&shard->array, left_array, memory_order_relaxed);
+        left_array = 0;
+        kv_array_free(table, old);
+    }
+    kv_shard_unlock(right);
+    if (status == KV_OK)
+        right = NULL;
+out:
+    if (right != NULL)
+        shard_destroy(table, right);
+    kv_array_free(table, left_array);
+    if (items != local)
+        kv_mem_free(items);
+    return status;
+}
+
+kv_status kv_shard_reserve(kv_table *table, kv_shard *shard, uint32_t more, kv_error *err) {
+    uint64_t entries = (uint64_t)shard->count + more;
+    if (entries <= (uint64_t)kv_array_count(kv_shard_array(shard)) * KV_BUCKET_LOAD)
+        return KV_OK;
+    if (entries > SHARD_ENTRIES_MAX && shard->depth < KV_DEPTH_MAX && shard->undo_clears == 0) {
+        kv_status status = shard_split(table, shard, err);
+        return status == KV_OK ? KV_BUSY : status;
+    }
+    return kv_shard_grow(table, shard, entries, err);
+}
+
+/* ---- Verifying -------------------------------------------------------------------------------- */
+
+static kv_status broken(kv_error *err, const kv_shard *shard, const char *what) {
+    return kv_fail(err, KV_ERR_CORRUPT, "the shard of %016llx at depth %u in memory: %s",
+                   (unsigned long long)shard->range_start, shard->depth, what);
+}
+
+kv_status kv_shard_verify(kv_table *table, kv_shard *shard, kv_error *err) {
+    kv_array array = kv_shard_array(shard);
+    kv_bucket *buckets = kv_array_buckets(array);
+    uint32_t count = 0;
+    uint64_t data_bytes = 0;
+    for (uint32_t i = 0; i < kv_array_count(array); i++) {
+        uint64_t tags = atomic_load_explicit(&buckets[i].tags, memory_order_relaxed);
+        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
+            uint8_t tag = (uint8_t)(tags >> (8 * slot));
+            uint64_t word = atomic_load_explicit(&buckets[i].slots[slot], memory_order_relaxed);
+            if (tag == 0) {
+                if (word != 0)
+                    return broken(err, shard, "a free slot is not empty");
+                continue;
+            }
+            kv_entry *e = kv_slot_entry(word);
+            uint64_t hash = kv_table_hash(table, kv_entry_key(e));
+            kv_place place;
+            if (!kv_shard_owns(shard, hash))
+                return broken(err, shard, "an entry belongs to another shard");
+            if (tag != kv_hash_tag(hash) || word >> 48 != kv_hash_bucket_bits(hash))
+                return broken(err, shard, "a slot does not fit its entry");
+            if (kv_array_find(array, hash, kv_entry_key(e), &place) != e)
+                return broken(err, shard, "an entry is not found under its key");
+            if (atomic_load(&e->references) == 0)
+                return broken(err, shard, "an entry has no references");
+            count++;
+            data_bytes += kv_entry_data_size(e);
+        }
+    }
+    if (count != shard->count || data_bytes != shard->data_bytes)
+        return broken(err, shard, "its counts are wrong");
+    uint64_t lsn = UINT64_MAX;
+    uint32_t undo_count = 0, clears = 0;
+    for (kv_undo *record = shard->undo; record != NULL; record = record->next) {
+        if (record->lsn > lsn || record->lsn > shard->last_lsn)
+            return broken(err, shard, "undo records are out of order");
+        lsn = record->lsn;
+        undo_count++;
+        if (record->kind == KV_UNDO_CLEAR)
+            clears++;
+        else if (!kv_shard_owns(shard, record->change.hash))
+            return broken(err, shard, "an undo record belongs to another shard");
+    }
+    if (undo_count != shard->undo_count || clears != shard->undo_clears)
+        return broken(err, shard, "its count of undo records is wrong");
+    if (undo_count > 0 && (lsn != shard->undo_oldest_lsn || lsn <= shard->pruned_lsn))
+        return broken(err, shard, "its oldest undo record is not the one it says");
+    return KV_OK;
+}

@@ -1,0 +1,255 @@
+/* undo.c - see undo.h. */
+#include "undo.h"
+
+#include "../base/mem.h"
+
+kv_undo *kv_undo_create(kv_table *table, uint64_t hash) {
+    return kv_pool_alloc(table->entries, hash % KV_POOL_STRIPES, sizeof(kv_undo));
+}
+
+void kv_undo_discard(kv_table *table, kv_undo *record, uint64_t hash) {
+    kv_pool_free(table->entries, hash % KV_POOL_STRIPES, record, sizeof *record);
+}
+
+void kv_undo_push(kv_shard *shard, kv_undo *record) {
+    assert(shard->undo == NULL || record->lsn >= shard->undo->lsn);
+    if (shard->undo == NULL)
+        shard->undo_oldest_lsn = record->lsn;
+    record->next = shard->undo;
+    shard->undo = record;
+    shard->undo_count++;
+    if (record->kind == KV_UNDO_CLEAR)
+        shard->undo_clears++;
+}
+
+static bool concerns(const kv_undo *record, uint64_t hash, kv_bytes key) {
+    if (record->kind != KV_UNDO_CHANGE || record->change.hash != hash)
+        return false;
+    const kv_entry *e = record->change.before ? record->change.before : record->change.after;
+    return kv_entry_has_key(e, key);
+}
+
+kv_entry *kv_undo_look_behind(const kv_shard *shard, uint64_t hash, kv_bytes key, uint64_t lsn,
+                              kv_entry *newest) {
+    kv_entry *found = newest;
+    for (const kv_undo *r = shard->undo; r != NULL && r->lsn > lsn; r = r->next) {
+        kv_place place;
+        if (r->kind == KV_UNDO_CLEAR)
+            found = kv_array_find(r->clear.array, hash, key, &place);
+        else if (concerns(r, hash, key))
+            found = r->change.before;
+    }
+    return found;
+}
+
+uint64_t kv_undo_latest_change(const kv_shard *shard, uint64_t hash, kv_bytes key, uint64_t lsn) {
+    for (const kv_undo *r = shard->undo; r != NULL && r->lsn > lsn; r = r->next)
+        if (r->kind == KV_UNDO_CLEAR || concerns(r, hash, key))
+            return r->lsn;
+    return 0;
+}
+
+/* ---- Pruning ----------------------------------------------------------------------------------- */
+
+kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn) {
+    if (shard->undo == NULL || shard->undo_oldest_lsn > lsn)
+        return NULL;
+    kv_undo **end = &shard->undo, *newer = NULL;
+    while ((*end)->lsn > lsn) {
+        newer = *end;
+        end = &newer->next;
+    }
+    kv_undo *dead = *end;
+    *end = NULL;
+    shard->undo_oldest_lsn = newer != NULL ? newer->lsn : 0;
+    shard->pruned_lsn = dead->lsn;
+    for (kv_undo *r = dead; r != NULL; r = r->next) {
+        shard->undo_count--;
+        if (r->kind == KV_UNDO_CLEAR)
+            shard->undo_clears--;
+    }
+    return dead;
+}
+
+static void release_entry(void *arg, kv_entry *e) {
+    kv_table *table = arg;
+    kv_entry_release(table->entries, e);
+}
+
+void kv_undo_free_all(kv_table *table, kv_undo *records) {
+    for (kv_undo *r = records, *next; r != NULL; r = next) {
+        next = r->next;
+        uint64_t hash = 0;
+        if (r->kind == KV_UNDO_CLEAR) {
+            kv_array_visit(r->clear.array, release_entry, table);
+            kv_array_free(table, r->clear.array);
+        } else {
+            hash = r->change.hash;
+            kv_entry_release(table->entries, r->change.before);
+        }
+        kv_undo_discard(table, r, hash);
+    }
+}
+
+/* ---- Rolling back -------------------------------------------------------------------------------- */
+
+static void undo_clear(kv_table *table, kv_shard *shard, kv_undo *r) {
+    /* What was put after the clear has been undone before: the present array is empty. */
+    assert(shard->count == 0);
+    kv_array_free(table, kv_shard_array(shard));
+    atomic_store_explicit(&shard->array, r->clear.array, memory_order_relaxed);
+    shard->count = r->clear.count;
+    shard->data_bytes = r->clear.data_bytes;
+    shard->undo_clears--;
+}
+
+static kv_status undo_change(kv_table *table, kv_shard *shard, kv_undo *r, kv_error *err) {
+    kv_entry *before = r->change.before, *after = r->change.after;
+    kv_place place;
+    if (after == NULL) {
+        /* Putting a removed entry back may need room; only growing is allowed here, since a split
+         * would divide the records that we walk. */
+        uint32_t slots = kv_array_count(kv_shard_array(shard)) * KV_BUCKET_SLOTS;
+        if (shard->count == slots) {
+            kv_status status = kv_shard_grow(table, shard, shard->count + 1, err);
+            if (status < 0)
+                return status;
+        }
+        kv_shard_insert(shard, r->change.hash, before);
+        return KV_OK;
+    }
+    kv_entry *found = kv_shard_find(shard, r->change.hash, kv_entry_key(after), &place);
+    assert(found == after);
+    if (before != NULL)
+        kv_shard_replace(shard, place, before);
+    else
+        kv_shard_remove(shard, r->change.hash, place);
+    kv_entry_release(table->entries, found);
+    return KV_OK;
+}
+
+kv_status kv_undo_rollback(kv_table *table, kv_shard *shard, uint64_t lsn, kv_error *err) {
+    while (shard->undo != NULL && shard->undo->lsn > lsn) {
+        kv_undo *r = shard->undo;
+        uint64_t hash = 0;
+        if (r->kind == KV_UNDO_CLEAR) {
+            undo_clear(table, shard, r);
+        } else {
+            hash = r->change.hash;
+            kv_status status = undo_change(table, shard, r, err);
+            if (status < 0)
+                return status;
+        }
+        shard->undo = r->next;
+        shard->undo_count--;
+        if (shard->undo == NULL)
+            shard->undo_oldest_lsn = 0;
+        kv_undo_discard(table, r, hash);
+    }
+    if (shard->last_lsn > lsn)
+        shard->last_lsn = shard->undo != NULL ? shard->undo->lsn : shard->pruned_lsn;
+    return KV_OK;
+}
+
+uint64_t kv_undo_count_at(const kv_shard *shard, uint64_t lsn) {
+    uint64_t count = shard->count;
+    for (const kv_undo *r = shard->undo; r != NULL && r->lsn > lsn; r = r->next) {
+        if (r->kind == KV_UNDO_CLEAR)
+            count = r->clear.count;
+        else
+            count += (r->change.before != NULL) - (uint64_t)(r->change.after != NULL);
+    }
+    return count;
+}
+
+/* ---- Collecting ----------------------------------------------------------------------------------- */
+
+/* The keys that changed after the wanted LSN, with what they were then: a small open-addressing
+ * table, at most half full. */
+typedef struct past {
+    const kv_undo **records; /* the oldest one above the LSN for its key */
+    size_t mask;
+} past;
+
+static kv_bytes record_key(const kv_undo *r) {
+    return kv_entry_key(r->change.before ? r->change.before : r->change.after);
+}
+
+static const kv_undo **past_find(const past *p, uint64_t hash, kv_bytes key) {
+    size_t i = (size_t)hash & p->mask;
+    while (p->records[i] != NULL && !concerns(p->records[i], hash, key))
+        i = (i + 1) & p->mask;
+    return &p->records[i];
+}
+
+typedef struct collector {
+    kv_table *table;
+    const past *past; /* NULL: nothing changed since */
+    kv_entry **entries;
+    size_t count;
+} collector;
+
+static void collect_entry(void *arg, kv_entry *e) {
+    collector *c = arg;
+    if (c->past != NULL) {
+        kv_bytes key = kv_entry_key(e);
+        if (*past_find(c->past, kv_table_hash(c->table, key), key) != NULL)
+            return; /* changed since: its older state is taken from the record */
+    }
+    c->entries[c->count++] = e;
+}
+
+static void collector_finish(collector *c, size_t *count) {
+    for (size_t i = 0; i < c->count; i++) {
+        if (i + 8 < c->count)
+            __builtin_prefetch(c->entries[i + 8], 1);
+        kv_entry_acquire(c->entries[i]);
+    }
+    *count = c->count;
+}
+
+kv_status kv_undo_collect(kv_table *table, kv_shard *shard, uint64_t lsn, kv_entry **entries,
+                          size_t capacity, size_t *count, kv_error *err) {
+    collector c = {.table = table, .entries = entries};
+    if (shard->undo == NULL || shard->last_lsn <= lsn) {
+        *count = shard->count;
+        if (shard->count > capacity)
+            return KV_BUSY;
+        kv_array_visit(kv_shard_array(shard), collect_entry, &c);
+        collector_finish(&c, count);
+        return KV_OK;
+    }
+    /* Records newer than a clear say nothing about the state before it: start from its array. */
+    kv_array base = kv_shard_array(shard);
+    size_t base_count = shard->count;
+    const kv_undo *start = shard->undo;
+    for (const kv_undo *r = shard->undo; r != NULL && r->lsn > lsn; r = r->next)
+        if (r->kind == KV_UNDO_CLEAR) {
+            base = r->clear.array;
+            base_count = r->clear.count;
+            start = r->next;
+        }
+    size_t changes = 0;
+    for (const kv_undo *r = start; r != NULL && r->lsn > lsn; r = r->next)
+        changes++;
+    *count = base_count + changes;
+    if (*count > capacity)
+        return KV_BUSY;
+
+    past p = {.mask = 1};
+    while (p.mask + 1 < changes * 2)
+        p.mask = p.mask * 2 + 1;
+    p.records = kv_mem_alloc_zero((p.mask + 1) * sizeof *p.records);
+    if (p.records == NULL)
+        return kv_fail_nomem(err, (p.mask + 1) * sizeof *p.records);
+    for (const kv_undo *r = start; r != NULL && r->lsn > lsn; r = r->next)
+        *past_find(&p, r->change.hash, record_key(r)) = r; /* older ones come later, and win */
+    c.past = &p;
+    kv_array_visit(base, collect_entry, &c);
+    for (size_t i = 0; i <= p.mask; i++)
+        if (p.records[i] != NULL && p.records[i]->change.before != NULL)
+            c.entries[c.count++] = p.records[i]->change.before;
+    kv_mem_free(p.records);
+    collector_finish(&c, count);
+    return KV_OK;
+}

@@ -1,0 +1,87 @@
+/* undo.h - what a shard's latest changes replaced: for readers of the past, and for rollback.
+ *
+ * Layer: engine (above table.h).  Entries in the table are always the newest state, durable or not.
+ * A change that somebody may still have to look behind pushes a record: its LSN, and what was there
+ * before.  Three uses:
+ *  - a read at LSN S follows the records above S, newest to oldest, back to S;
+ *  - a snapshot is such a read, of everything;
+ *  - a rollback undoes the records above S for good.
+ *
+ * Invariants (of one shard, under its lock)
+ *  - records stand in descending order of LSN; `undo_oldest_lsn` is the last one's;
+ *  - a change without a record has an LSN <= pruned_lsn: states before pruned_lsn cannot be told;
+ *  - the record of a replaced or removed entry holds the table's reference to it;
+ *  - `after` needs none: while the record lives, its entry is in the table, or in a newer record.
+ */
+#ifndef KV_ENGINE_UNDO_H
+#define KV_ENGINE_UNDO_H
+
+#include "table.h"
+
+typedef enum kv_undo_kind {
+    KV_UNDO_CHANGE, /* one key: put, replaced or removed */
+    KV_UNDO_CLEAR,  /* the whole shard was emptied */
+} kv_undo_kind;
+
+struct kv_undo {
+    kv_undo *next; /* older */
+    uint64_t lsn;  /* of the change */
+    union {
+        struct {
+            uint64_t hash;
+            kv_entry *before; /* NULL: the key was absent */
+            kv_entry *after;  /* NULL: the key was removed */
+        } change;
+        struct {
+            kv_array array; /* with all its entries and their references */
+            uint64_t data_bytes;
+            uint32_t count;
+        } clear;
+    };
+    uint32_t kind;
+};
+
+/* Records come from the table's pool, one stripe; NULL when there is no memory. */
+kv_undo *kv_undo_create(kv_table *table, uint64_t hash);
+/* A record that was never pushed (NULL is allowed). */
+void kv_undo_discard(kv_table *table, kv_undo *record, uint64_t hash);
+
+/* The locked shard's change `record` (filled but for `next`) becomes its newest. */
+void kv_undo_push(kv_shard *shard, kv_undo *record);
+
+/* The key's entry at `lsn` >= shard->pruned_lsn (borrowed, under the lock), given the newest one. */
+kv_entry *kv_undo_look_behind(const kv_shard *shard, uint64_t hash, kv_bytes key, uint64_t lsn,
+                              kv_entry *newest);
+
+/* The key's entry at `lsn`: one comparison when the shard did not change since. */
+static inline kv_entry *kv_shard_find_at(const kv_shard *shard, uint64_t hash, kv_bytes key,
+                                         uint64_t lsn) {
+    kv_place place;
+    kv_entry *newest = kv_shard_find(shard, hash, key, &place);
+    if (shard->undo == NULL || shard->last_lsn <= lsn)
+        return newest;
+    return kv_undo_look_behind(shard, hash, key, lsn, newest);
+}
+
+/* The LSN of the latest change of this key that is above `lsn`; 0: there is none. */
+uint64_t kv_undo_latest_change(const kv_shard *shard, uint64_t hash, kv_bytes key, uint64_t lsn);
+
+/* Takes the records at or below `lsn` off the locked shard; the caller frees them with
+ * kv_undo_free_all, after unlocking. */
+kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn);
+void kv_undo_free_all(kv_table *table, kv_undo *records);
+
+/* Undoes every change above `lsn`.  KV_ERR_NOMEM: some are left, with their records, so readers at
+ * `lsn` are still right. */
+kv_status kv_undo_rollback(kv_table *table, kv_shard *shard, uint64_t lsn, kv_error *err)
+    KV_MUST_CHECK;
+
+/* How many keys the locked shard had at `lsn` >= pruned_lsn. */
+uint64_t kv_undo_count_at(const kv_shard *shard, uint64_t lsn);
+
+/* Every entry of the locked shard as it was at `lsn` >= pruned_lsn, each with a new reference.
+ * KV_OK and *count; KV_BUSY: `capacity` is too small, *count is enough; KV_ERR_NOMEM. */
+kv_status kv_undo_collect(kv_table *table, kv_shard *shard, uint64_t lsn, kv_entry **entries,
+                          size_t capacity, size_t *count, kv_error *err) KV_MUST_CHECK;
+
+#endif

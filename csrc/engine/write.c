@@ -1,0 +1,882 @@
+/* write.c - everything that changes the store.
+ *
+ * The life of a write:
+ *   1. build the entry, outside of any lock
+ *   2. lock the shard (a batch: all its shards, in the order of their hashes)
+ *   3. decide; get all memory: from here on nothing can fail but the append
+ *   4. append to the log, which gives the LSN
+ *   5. link the entry, push what it replaced on the undo list
+ *   6. unlock; wait until the LSN is committed; drop undo records that nobody needs any more
+ *
+ * An append that answers KV_BUSY (a rollback is going on) sends the write back to 2.
+ */
+#include <assert.h>
+
+#include "../base/mem.h"
+#include "store.h"
+
+#define INTEGER_SIZE_MAX 20u /* "-9223372036854775808" */
+
+/* ---- Undo records ------------------------------------------------------------------------------- */
+
+/* Drops what nobody needs from the locked shard; the records are freed after unlocking. */
+static kv_undo *prune_locked(kv_store *store, kv_shard *shard) {
+    return shard->undo == NULL ? NULL : kv_undo_prune(shard, kv_store_limit(store));
+}
+
+static void prune_hash(kv_store *store, uint64_t hash) {
+    kv_shard *shard = kv_table_lock(&store->table, hash);
+    kv_undo *dead = prune_locked(store, shard);
+    kv_shard_unlock(shard);
+    kv_undo_free_all(&store->table, dead);
+}
+
+void kv_store_prune_all(kv_store *store) {
+    for (uint64_t hash = 0;;) {
+        kv_shard *shard = kv_table_lock(&store->table, hash);
+        uint64_t last = kv_shard_range_last(shard);
+        kv_undo *dead = prune_locked(store, shard);
+        kv_shard_unlock(shard);
+        kv_undo_free_all(&store->table, dead);
+        if (last == UINT64_MAX)
+            return;
+        hash = last + 1;
+    }
+}
+
+kv_status kv_store_rollback(void *arg, uint64_t lsn, kv_error *err) {
+    kv_store *store = arg;
+    for (uint64_t hash = 0;;) {
+        kv_shard *shard = kv_table_lock(&store->table, hash);
+        uint64_t last = kv_shard_range_last(shard);
+        kv_status status = kv_undo_rollback(&store->table, shard, lsn, err);
+        kv_shard_unlock(shard);
+        if (status < 0 || last == UINT64_MAX)
+            return status;
+        hash = last + 1;
+    }
+}
+
+/* Puts the record on the list, or, when nobody will look behind this change, throws it away with
+ * the entry that it holds.  What is to be freed comes back, for after unlocking. */
+static kv_undo *record_change(kv_store *store, kv_shard *shard, kv_undo *record) {
+    uint64_t limit = kv_store_limit(store);
+    kv_undo *dead = kv_undo_prune(shard, limit);
+    shard->last_lsn = record->lsn;
+    if (record->lsn > limit) {
+        kv_undo_push(shard, record);
+        if (atomic_load_explicit(&store->oldest_snapshot, memory_order_relaxed) != KV_NO_SNAPSHOT)
+            atomic_store_explicit(&store->snapshots_hold, true, memory_order_relaxed);
+        return dead;
+    }
+    assert(shard->undo == NULL);
+    shard->pruned_lsn = record->lsn;
+    record->next = dead;
+    return record;
+}
+
+/* ---- The log, or its place in a store without one ------------------------------------------------- */
+
+/* Gives the commit its LSN.  KV_BUSY: see kv_log_append. */
+static kv_status append(kv_store *store, const kv_record *records, size_t count, uint64_t bytes,
+                        int64_t entries_change, unsigned flags, kv_ticket *ticket,
+                        kv_error *err) {
+    if (store->log != NULL)
+        return kv_log_append(store->log, records, count, bytes, entries_change,
+                             (flags & KV_SYNC) != 0, ticket, err);
+    /* Visible at once: readers of the shards concerned wait for their locks, which we hold. */
+    ticket->lsn = atomic_fetch_add(&store->memory_lsn, 1) + 1;
+    ticket->group = NULL;
+    if (entries_change != 0)
+        atomic_fetch_add_explicit(&store->memory_entries, (uint64_t)entries_change,
+                                  memory_order_relaxed);
+    return KV_OK;
+}
+
+static kv_status wait_for(kv_store *store, kv_ticket *ticket, kv_error *err) {
+    return ticket->group != NULL ? kv_log_wait(store->log, ticket, err) : KV_OK;
+}
+
+/* What every write begins with. */
+static kv_status begin(kv_db *db, unsigned flags, kv_error *err) {
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    if (db->read_only)
+        status = kv_fail(err, KV_ERR_READONLY, "the store was opened read-only");
+    else if (db->store->log != NULL && (flags & KV_NOWAIT))
+        status = KV_BUSY;
+    if (status != KV_OK)
+        kv_db_leave(db);
+    return status;
+}
+
+/* ---- One key ---------------------------------------------------------------------------------------- */
+
+typedef enum action { PUT, PUT_ABSENT, REPLACE, REMOVE, INCR } action;
+
+typedef struct key_write {
+    action action;
+    unsigned flags;
+    kv_bytes key, value, expected;
+    int64_t by;
+    uint64_t hash;
+    kv_entry *new;    /* PUT, PUT_ABSENT, REPLACE: made before; INCR: made under the lock.  NULL when
+                         the key is to be removed, and once it has been linked */
+    int64_t result;   /* INCR */
+    kv_value *old;    /* where the old value goes; may be NULL */
+    bool old_is_set;
+} key_write;
+
+/* The value as a 64-bit integer: "-"? digits, without leading zeros; nothing else. */
+static bool parse_integer(kv_bytes value, int64_t *result) {
+    const uint8_t *p = value.data, *end = p + value.size;
+    bool negative = value.size > 0 && *p == '-';
+    uint64_t n = 0, max = negative ? UINT64_C(1) << 63 : (uint64_t)INT64_MAX;
+    p += negative;
+    if (p == end || end - p >= (ptrdiff_t)INTEGER_SIZE_MAX || (*p == '0' && value.size > 1))
+        return false;
+    for (; p < end; p++) {
+        unsigned digit = (unsigned)*p - '0';
+        if (digit > 9 || n > (max - digit) / 10)
+            return false;
+        n = n * 10 + digit;
+    }
+    *result = negative ? (int64_t)(0 - n) : (int64_t)n;
+    return true;
+}
+
+static size_t format_integer(int64_t n, char *text) {
+    char reversed[INTEGER_SIZE_MAX];
+    uint64_t rest = n < 0 ? 0 - (uint64_t)n : (uint64_t)n;
+    size_t digits = 0, size = 0;
+    do {
+        reversed[digits++] = (char)('0' + rest % 10);
+        rest /= 10;
+    } while (rest > 0);
+    if (n < 0)
+        text[size++] = '-';
+    while (digits > 0)
+        text[size++] = reversed[--digits];
+    return size;
+}
+
+static kv_status decide_incr(kv_store *store, key_write *w, const kv_entry *old, kv_error *err) {
+    int64_t n = 0;
+    char text[INTEGER_SIZE_MAX];
+    if (old != NULL && !parse_integer(kv_entry_value(old), &n))
+        return kv_fail(err, KV_ERR_NOTINT, "the value is not a 64-bit integer in decimal");
+    if (w->by > 0 ? n > INT64_MAX - w->by : n < INT64_MIN - w->by)
+        return kv_fail(err, KV_ERR_RANGE, "%lld + %lld does not fit into 64 bits", (long long)n,
+                       (long long)w->by);
+    w->result = n + w->by;
+    kv_bytes value = {text, format_integer(w->result, text)};
+    w->new = kv_entry_create(store->table.entries, w->hash, w->key, value);
+    return w->new != NULL ? KV_OK : kv_fail_nomem(err, w->key.size + value.size);
+}
+
+/* KV_OK: w->new is to take the place of `old`.  Otherwise nothing is to be changed. */
+static kv_status decide(kv_store *store, key_write *w, const kv_entry *old, kv_error *err) {
+    switch (w->action) {
+    case PUT:
+        return KV_OK;
+    case PUT_ABSENT:
+        return old == NULL ? KV_OK : KV_UNCHANGED;
+    case REPLACE: {
+        if (old == NULL || old->value_size != w->expected.size)
+            return KV_UNCHANGED;
+        bool equal = w->expected.size == 0 ||
+                     memcmp(kv_entry_value(old).data, w->expected.data, w->expected.size) == 0;
+        return equal ? KV_OK : KV_UNCHANGED;
+    }
+    case REMOVE:
+        return old != NULL ? KV_OK : KV_NOTFOUND;
+    case INCR:
+        return decide_incr(store, w, old, err);
+    }
+    return KV_OK;
+}
+
+/* Gives the old value out; once, also when the write has to begin again. */
+static void give_old(kv_store *store, key_write *w, kv_entry *old) {
+    if (w->old == NULL || old == NULL)
+        return;
+    if (w->old_is_set)
+        kv_value_release(w->old);
+    kv_value_set(store, old, w->flags, w->old);
+    w->old_is_set = true;
+}
+
+/* Links w->new (or removes) under the shard's lock.  `old` and `place` are of this moment.
+ * Afterwards `*dead` is to be freed.  Nothing is changed unless KV_OK. */
+static kv_status change_locked(kv_store *store, kv_shard *shard, key_write *w, kv_entry *old,
+                               kv_place place, kv_ticket *ticket, kv_undo **dead,
+                               kv_error *err) {
+    kv_undo *record = kv_undo_create(&store->table, w->hash);
+    if (record == NULL)
+        return kv_fail_nomem(err, sizeof *record);
+    kv_record r = {.kind = w->new != NULL ? KV_RECORD_PUT : KV_RECORD_DELETE, .last = true};
+    r.key = w->key;
+    if (w->new != NULL)
+        r.value = kv_entry_value(w->new);
+    int64_t entries_change = (w->new != NULL) - (old != NULL);
+    kv_status status = append(store, &r, 1, kv_record_size(r.key.size, r.value.size),
+                              entries_change, w->flags, ticket, err);
+    if (status != KV_OK) {
+        kv_undo_discard(&store->table, record, w->hash);
+        return status;
+    }
+    if (old == NULL)
+        kv_shard_insert(shard, w->hash, w->new);
+    else if (w->new != NULL)
+        kv_shard_replace(shard, place, w->new);
+    else
+        kv_shard_remove(shard, w->hash, place);
+    *record = (kv_undo){.lsn = ticket->lsn, .kind = KV_UNDO_CHANGE,
+                        .change = {.hash = w->hash, .before = old, .after = w->new}};
+    w->new = NULL; /* the table's now */
+    *dead = record_change(store, shard, record);
+    return KV_OK;
+}
+
+/* Steps 2 to 5.  KV_BUSY: begin again, after a pause when there is a log. */
+static kv_status try_write(kv_store *store, key_write *w, kv_ticket *ticket, kv_error *err) {
+    kv_undo *dead = NULL;
+    kv_place place = {0};
+    kv_status status, outcome;
+    kv_shard *shard = w->flags & KV_NOWAIT ? kv_table_try_lock(&store->table, w->hash)
+                                           : kv_table_lock(&store->table, w->hash);
+    if (shard == NULL)
+        return KV_BUSY;
+    kv_entry *old = kv_shard_find(shard, w->hash, w->key, &place);
+    if (old == NULL && w->action != REMOVE && w->action != REPLACE) {
+        status = kv_shard_reserve(&store->table, shard, 1, err);
+        while (status == KV_BUSY && kv_shard_owns(shard, w->hash))
+            status = kv_shard_reserve(&store->table, shard, 1, err);
+        if (status != KV_OK) {
+            kv_shard_unlock(shard);
+            /* It was split, and the hash is the other half's: that one has room. */
+            return status == KV_BUSY ? try_write(store, w, ticket, err) : status;
+        }
+    }
+    outcome = decide(store, w, old, err);
+    if (outcome == KV_OK || outcome == KV_UNCHANGED)
+        give_old(store, w, old);
+    if (outcome == KV_OK) {
+        outcome = change_locked(store, shard, w, old, place, ticket, &dead, err);
+    } else if (outcome > 0 && store->log != NULL) {
+        /* The answer tells what another thread wrote: it may leave only when that is committed. */
+        uint64_t lsn = kv_undo_latest_change(shard, w->hash, w->key,
+                                             kv_log_committed(store->log));
+        if (lsn != 0 && kv_log_attach(store->log, lsn, ticket) == KV_BUSY)
+            outcome = KV_BUSY;
+    }
+    kv_shard_unlock(shard);
+    kv_undo_free_all(&store->table, dead);
+    if (outcome != KV_OK && w->action == INCR) {
+        kv_entry_release(store->table.entries, w->new); /* made again next time */
+        w->new = NULL;
+    }
+    return outcome;
+}
+
+static kv_status check_write(const key_write *w, kv_error *err) {
+    kv_status status = kv_check_key(w->key, err);
+    return status == KV_OK ? kv_check_value(w->value, err) : status;
+}
+
+static kv_status write_key(kv_db *db, key_write *w, kv_error *err) {
+    kv_status status = begin(db, w->flags, err);
+    if (status != KV_OK)
+        return status;
+    kv_store *store = db->store;
+    kv_ticket ticket = {0};
+    status = check_write(w, err);
+    if (status < 0)
+        goto out;
+    w->hash = kv_table_hash(&store->table, w->key);
+    if (w->action <= REPLACE) {
+        w->new = kv_entry_create(store->table.entries, w->hash, w->key, w->value);
+        if (w->new == NULL) {
+            status = kv_fail_nomem(err, kv_entry_block_size(w->key.size, w->value.size));
+            goto out;
+        }
+    }
+    for (;;) {
+        if (store->log != NULL && kv_log_is_full(store->log))
+            kv_log_pause(store->log);
+        ticket = (kv_ticket){0};
+        status = try_write(store, w, &ticket, err);
+        if (status == KV_BUSY && store->log != NULL) {
+            kv_log_pause(store->log);
+            continue;
+        }
+        if (status < 0 || ticket.group == NULL)
+            break;
+        kv_status waited = wait_for(store, &ticket, err);
+        if (waited == KV_OK) {
+            if (status == KV_OK)
+                prune_hash(store, w->hash);
+            break;
+        }
+        if (status == KV_OK || kv_log_failed(store->log, err)) {
+            status = waited;
+            break;
+        }
+        /* We saw a change that was then undone: look again. */
+    }
+    kv_entry_release(store->table.entries, w->new);
+    if (status < 0 && w->old_is_set)
+        kv_value_release(w->old);
+out:
+    kv_db_leave(db);
+    return status;
+}
+
+kv_status kv_put(kv_db *db, kv_bytes key, kv_bytes value, unsigned flags, kv_error *err) {
+    key_write w = {.action = PUT, .flags = flags, .key = key, .value = value};
+    return write_key(db, &w, err);
+}
+
+kv_status kv_delete(kv_db *db, kv_bytes key, unsigned flags, kv_error *err) {
+    key_write w = {.action = REMOVE, .flags = flags, .key = key};
+    return write_key(db, &w, err);
+}
+
+kv_status kv_pop(kv_db *db, kv_bytes key, unsigned flags, kv_value *value, kv_error *err) {
+    key_write w = {.action = REMOVE, .flags = flags, .key = key, .old = value};
+    return write_key(db, &w, err);
+}
+
+kv_status kv_put_absent(kv_db *db, kv_bytes key, kv_bytes value, unsigned flags,
+                        kv_value *existing, kv_error *err) {
+    key_write w = {.action = PUT_ABSENT, .flags = flags, .key = key, .value = value,
+                   .old = existing};
+    return write_key(db, &w, err);
+}
+
+kv_status kv_replace(kv_db *db, kv_bytes key, kv_bytes value, kv_bytes expected, unsigned flags,
+                     kv_error *err) {
+    key_write w = {.action = REPLACE, .flags = flags, .key = key, .value = value,
+                   .expected = expected};
+    return write_key(db, &w, err);
+}
+
+kv_status kv_incr(kv_db *db, kv_bytes key, int64_t by, unsigned flags, int64_t *result,
+                  kv_error *err) {
+    key_write w = {.action = INCR, .flags = flags, .key = key, .by = by};
+    kv_status status = write_key(db, &w, err);
+    if (status == KV_OK)
+        *result = w.result;
+    return status;
+}
+
+/* ---- Some key ------------------------------------------------------------------------------------------ */
+
+static void keep_one(void *arg, kv_entry *e) {
+    *(kv_entry **)arg = e;
+}
+
+/* Some entry, with a reference, from the first shard at or behind the hint that has one. */
+static kv_entry *any_entry(kv_store *store) {
+    uint64_t start = atomic_load_explicit(&store->pop_hash, memory_order_relaxed);
+    uint64_t hash = start;
+    bool wrapped = false;
+    for (;;) {
+        kv_entry *e = NULL;
+        kv_shard *shard = kv_table_lock(&store->table, hash);
+        uint64_t last = kv_shard_range_last(shard);
+        if (shard->count > 0) {
+            kv_array_visit(kv_shard_array(shard), keep_one, &e);
+            kv_entry_acquire(e);
+            atomic_store_explicit(&store->pop_hash, shard->range_start, memory_order_relaxed);
+        }
+        kv_shard_unlock(shard);
+        if (e != NULL || (wrapped && last >= start))
+            return e;
+        wrapped |= last == UINT64_MAX;
+        hash = last + 1;
+    }
+}
+
+kv_status kv_pop_any(kv_db *db, unsigned flags, kv_item *item, kv_error *err) {
+    if (flags & KV_NOWAIT)
+        return KV_BUSY; /* a walk over shards cannot promise not to wait */
+    for (;;) {
+        kv_status status = begin(db, flags, err);
+        if (status != KV_OK)
+            return status;
+        kv_store *store = db->store;
+        kv_entry *e = any_entry(store);
+        if (e == NULL) {
+            /* That it is empty may be another thread's doing, not yet committed. */
+            if (store->log != NULL)
+                kv_log_pause(store->log);
+            kv_db_leave(db);
+            return KV_NOTFOUND;
+        }
+        kv_value value;
+        status = kv_pop(db, kv_entry_key(e), flags | KV_PIN, &value, err);
+        kv_entry_release(store->table.entries, e);
+        kv_db_leave(db);
+        if (status < 0)
+            return status;
+        if (status == KV_OK) {
+            kv_entry *popped = value.pin;
+            *item = (kv_item){.key = kv_entry_key(popped), .value = kv_entry_value(popped),
+                              .pin = popped};
+            return KV_OK;
+        }
+        /* Somebody else took it: look for another. */
+    }
+}
+
+/* ---- Batches ---------------------------------------------------------------------------------------------- */
+
+typedef struct batch_item {
+    uint64_t hash;
+    const kv_op *op;
+    kv_entry *new; /* NULL: a delete, or linked */
+    kv_entry *old;
+    kv_undo *undo;
+    kv_place place;
+    uint32_t shard; /* index in batch.shards */
+    bool effective; /* not a delete of a key that is not there */
+} batch_item;
+
+typedef struct batch {
+    kv_store *store;
+    batch_item *items; /* in the order of hashes, each key once */
+    kv_record *records;
+    kv_shard **shards; /* locked, in order */
+    size_t count, shard_count, record_count;
+    uint64_t bytes;
+    int64_t entries_change;
+    uint64_t deleted;
+    unsigned flags;
+} batch;
+
+typedef struct sort_key {
+    uint64_t hash;
+    const kv_op *op;
+} sort_key;
+
+/* Stable, by hash: radix passes over the upper bits, then insertion among near neighbours.  `keys` and
+ * `spare` have room for `count` each. */
+static void sort_by_hash(sort_key *keys, sort_key *spare, size_t count) {
+    unsigned bits = 8;
+    while (bits < 32 && (size_t)1 << bits < count)
+        bits += 8;
+    for (unsigned shift = 64 - bits; shift < 64; shift += 8) {
+        size_t starts[257] = {0};
+        for (size_t i = 0; i < count; i++)
+            starts[(keys[i].hash >> shift & 0xff) + 1]++;
+        for (unsigned i = 1; i <= 256; i++)
+            starts[i] += starts[i - 1];
+        for (size_t i = 0; i < count; i++)
+            spare[starts[keys[i].hash >> shift & 0xff]++] = keys[i];
+        memcpy(keys, spare, count * sizeof *keys);
+    }
+    for (size_t i = 1; i < count; i++) {
+        sort_key key = keys[i];
+        size_t at = i;
+        for (; at > 0 && keys[at - 1].hash > key.hash; at--)
+            keys[at] = keys[at - 1];
+        keys[at] = key;
+    }
+}
+
+static bool same_key(const batch_item *item, const kv_op *op, uint64_t hash) {
+    return item->hash == hash && item->op->key.size == op->key.size &&
+           memcmp(item->op->key.data, op->key.data, op->key.size) == 0;
+}
+
+/* The items in order, of several on one key the last. */
+static void batch_fill(batch *b, const sort_key *keys, size_t count) {
+    b->count = 0;
+    for (size_t i = 0; i < count; i++) {
+        batch_item item = {.hash = keys[i].hash, .op = keys[i].op};
+        size_t at = b->count;
+        /* Different keys of one hash can stand between: look at all of that hash. */
+        while (at > 0 && b->items[at - 1].hash == item.hash) {
+            at--;
+            if (same_key(&b->items[at], item.op, item.hash)) {
+                b->items[at] = item;
+                goto next;
+            }
+        }
+        b->items[b->count++] = item;
+    next:;
+    }
+}
+
+/* Locks the shards of all items, each with room for those that it may get. */
+static kv_status batch_lock(batch *b, kv_error *err) {
+    kv_table *table = &b->store->table;
+    enum { AHEAD = 12 };
+    b->shard_count = 0;
+    for (size_t i = 0; i < b->count;) {
+        kv_shard *shard = kv_table_lock(table, b->items[i].hash);
+        b->shards[b->shard_count++] = shard;
+        size_t end;
+        for (;;) {
+            uint32_t puts = 0;
+            for (end = i; end < b->count && kv_shard_owns(shard, b->items[end].hash); end++)
+                puts += b->items[end].op->kind == KV_OP_PUT;
+            /* The new right half of a shard that splits here is locked after this one, as the order
+             * wants it. */
+            kv_status status = kv_shard_reserve(table, shard, puts, err);
+            if (status == KV_OK)
+                break;
+            if (status < 0)
+                return status;
+        }
+        for (; i < end; i++) {
+            b->items[i].shard = (uint32_t)(b->shard_count - 1);
+            if (i + AHEAD < b->count)
+                kv_table_prefetch_shard(table, b->items[i + AHEAD].hash);
+        }
+    }
+    return KV_OK;
+}
+
+static void batch_unlock(batch *b) {
+    while (b->shard_count > 0)
+        kv_shard_unlock(b->shards[--b->shard_count]);
+}
+
+/* What each item finds, under the locks; and the undo records. */
+static kv_status batch_look(batch *b, kv_error *err) {
+    kv_table *table = &b->store->table;
+    enum { AHEAD = 16 };
+    b->record_count = 0;
+    b->bytes = 0;
+    b->entries_change = 0;
+    b->deleted = 0;
+    for (size_t i = 0; i < b->count && i < AHEAD; i++)
+        kv_shard_prefetch_bucket(b->shards[b->items[i].shard], b->items[i].hash);
+    for (size_t i = 0; i < b->count; i++) {
+        if (i + AHEAD < b->count) {
+            batch_item *ahead = &b->items[i + AHEAD];
+            kv_shard_prefetch_bucket(b->shards[ahead->shard], ahead->hash);
+            ahead = &b->items[i + AHEAD / 2];
+            kv_shard_prefetch_entry(b->shards[ahead->shard], ahead->hash);
+        }
+        batch_item *item = &b->items[i];
+        const kv_op *op = item->op;
+        bool put = op->kind == KV_OP_PUT;
+        item->old = kv_shard_find(b->shards[item->shard], item->hash, op->key, &item->place);
+        item->effective = put || item->old != NULL;
+        if (!item->effective)
+            continue;
+        if (item->undo == NULL) {
+            item->undo = kv_undo_create(table, item->hash);
+            if (item->undo == NULL)
+                return kv_fail_nomem(err, sizeof *item->undo);
+        }
+        kv_record *r = &b->records[b->record_count++];
+        *r = (kv_record){.kind = (kv_record_kind)op->kind, .key = op->key,
+                         .value = put ? op->value : (kv_bytes){0}};
+        b->bytes += kv_record_size(r->key.size, r->value.size);
+        b->entries_change += put - (item->old != NULL);
+        b->deleted += !put;
+    }
+    if (b->record_count > 0)
+        b->records[b->record_count - 1].last = true;
+    return KV_OK;
+}
+
+/* Links everything.  What is to be freed comes back. */
+static kv_undo *batch_link(batch *b, uint64_t lsn) {
+    kv_undo *dead = NULL;
+    for (size_t i = 0; i < b->count; i++) {
+        batch_item *item = &b->items[i];
+        if (!item->effective)
+            continue;
+        kv_shard *shard = b->shards[item->shard];
+        if (item->old == NULL)
+            kv_shard_insert(shard, item->hash, item->new);
+        else if (item->new != NULL)
+            kv_shard_replace(shard, item->place, item->new);
+        else
+            kv_shard_remove(shard, item->hash, item->place);
+        *item->undo = (kv_undo){.lsn = lsn, .kind = KV_UNDO_CHANGE,
+                                .change = {item->hash, item->old, item->new}};
+        kv_undo *freed = record_change(b->store, shard, item->undo);
+        item->undo = NULL;
+        item->new = NULL;
+        while (freed != NULL) {
+            kv_undo *next = freed->next;
+            freed->next = dead;
+            dead = freed;
+            freed = next;
+        }
+    }
+    return dead;
+}
+
+/* When nothing is to be changed: the latest commit that made it so. */
+static kv_status batch_attach(batch *b, kv_ticket *ticket) {
+    uint64_t latest = 0;
+    if (b->store->log == NULL)
+        return KV_OK;
+    uint64_t committed = kv_log_committed(b->store->log);
+    for (size_t i = 0; i < b->count; i++) {
+        uint64_t lsn = kv_undo_latest_change(b->shards[b->items[i].shard], b->items[i].hash,
+                                             b->items[i].op->key, committed);
+        if (lsn > latest)
+            latest = lsn;
+    }
+    return latest == 0 ? KV_OK : kv_log_attach(b->store->log, latest, ticket);
+}
+
+static kv_status batch_try(batch *b, kv_ticket *ticket, kv_error *err) {
+    kv_undo *dead = NULL;
+    *ticket = (kv_ticket){0};
+    kv_status status = batch_lock(b, err);
+    if (status == KV_OK)
+        status = batch_look(b, err);
+    if (status == KV_OK && b->record_count == 0) {
+        status = batch_attach(b, ticket);
+    } else if (status == KV_OK) {
+        status = append(b->store, b->records, b->record_count, b->bytes, b->entries_change,
+                        b->flags, ticket, err);
+        if (status == KV_OK)
+            dead = batch_link(b, ticket->lsn);
+    }
+    batch_unlock(b);
+    kv_undo_free_all(&b->store->table, dead);
+    return status;
+}
+
+static void batch_prune(batch *b) {
+    uint64_t next = 0;
+    for (size_t i = 0; i < b->count; i++) {
+        if (i > 0 && b->items[i].hash < next)
+            continue; /* in the shard that was just pruned */
+        kv_shard *shard = kv_table_lock(&b->store->table, b->items[i].hash);
+        uint64_t last = kv_shard_range_last(shard);
+        kv_undo *dead = prune_locked(b->store, shard);
+        kv_shard_unlock(shard);
+        kv_undo_free_all(&b->store->table, dead);
+        if (last == UINT64_MAX)
+            break;
+        next = last + 1;
+    }
+}
+
+static kv_status batch_commit(batch *b, kv_error *err) {
+    kv_log *log = b->store->log;
+    for (;;) {
+        kv_ticket ticket;
+        if (log != NULL && kv_log_is_full(log))
+            kv_log_pause(log);
+        kv_status status = batch_try(b, &ticket, err);
+        if (status == KV_BUSY) {
+            kv_log_pause(log);
+            continue;
+        }
+        if (status < 0)
+            return status;
+        bool changed = b->record_count > 0;
+        bool waits = ticket.group != NULL;
+        status = wait_for(b->store, &ticket, err);
+        if (status == KV_OK && changed && waits)
+            batch_prune(b);
+        if (status == KV_OK || changed || kv_log_failed(log, err))
+            return status;
+    }
+}
+
+static kv_status check_ops(const kv_op *ops, size_t count, kv_error *err) {
+    uint64_t bytes = KV_FRAME_HEADER_SIZE;
+    for (size_t i = 0; i < count; i++) {
+        const kv_op *op = &ops[i];
+        kv_status status = kv_check_key(op->key, err);
+        if (status == KV_OK && op->kind == KV_OP_PUT)
+            status = kv_check_value(op->value, err);
+        if (status < 0)
+            return status;
+        bytes += kv_record_size(op->key.size, op->kind == KV_OP_PUT ? op->value.size : 0);
+    }
+    if (bytes > KV_COMMIT_MAX)
+        return kv_fail(err, KV_ERR_LIMIT, "a batch has %llu bytes in the log; the limit is %u",
+                       (unsigned long long)bytes, KV_COMMIT_MAX);
+    return KV_OK;
+}
+
+kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, uint64_t *deleted,
+                   kv_error *err) {
+    kv_status status = begin(db, flags, err);
+    if (status != KV_OK)
+        return status;
+    batch b = {.store = db->store, .flags = flags};
+    kv_pool *pool = db->store->table.entries;
+    sort_key *keys = NULL;
+    status = check_ops(ops, count, err);
+    if (status < 0 || count == 0)
+        goto out;
+    keys = kv_mem_alloc(count * 2 * sizeof *keys);
+    b.items = kv_mem_alloc(count * sizeof *b.items);
+    b.records = kv_mem_alloc(count * sizeof *b.records);
+    b.shards = kv_mem_alloc(count * sizeof(kv_shard *));
+    if (keys == NULL || b.items == NULL || b.records == NULL || b.shards == NULL) {
+        status = kv_fail_nomem(err, count * sizeof *b.items);
+        goto out;
+    }
+    for (size_t i = 0; i < count; i++) {
+        keys[i] = (sort_key){kv_table_hash(&b.store->table, ops[i].key), &ops[i]};
+        kv_table_prefetch_shard(&b.store->table, keys[i].hash);
+    }
+    sort_by_hash(keys, keys + count, count);
+    batch_fill(&b, keys, count);
+    for (size_t i = 0; i < b.count && status == KV_OK; i++) {
+        const kv_op *op = b.items[i].op;
+        if (op->kind != KV_OP_PUT)
+            continue;
+        b.items[i].new = kv_entry_create(pool, b.items[i].hash, op->key, op->value);
+        if (b.items[i].new == NULL)
+            status = kv_fail_nomem(err, kv_entry_block_size(op->key.size, op->value.size));
+    }
+    if (status == KV_OK)
+        status = batch_commit(&b, err);
+    for (size_t i = 0; i < b.count; i++) { /* what was not linked */
+        kv_entry_release(pool, b.items[i].new);
+        kv_undo_discard(&b.store->table, b.items[i].undo, b.items[i].hash);
+    }
+out:
+    if (status == KV_OK && deleted != NULL)
+        *deleted = b.deleted;
+    kv_mem_free(b.shards);
+    kv_mem_free(b.records);
+    kv_mem_free(b.items);
+    kv_mem_free(keys);
+    kv_db_leave(db);
+    return status;
+}
+
+/* ---- Clearing ------------------------------------------------------------------------------------------------ */
+
+typedef struct cleared {
+    kv_shard *shard; /* locked */
+    kv_array empty;
+    kv_undo *undo;
+} cleared;
+
+typedef struct clearing {
+    cleared *items;
+    size_t count, capacity;
+    uint64_t entries;
+} clearing;
+
+static kv_status clear_lock_all(kv_store *store, clearing *c, kv_error *err) {
+    c->count = 0;
+    c->entries = 0;
+    for (uint64_t hash = 0;;) {
+        if (c->count == c->capacity) {
+            size_t capacity = c->capacity > 0 ? c->capacity * 2 : 64;
+            cleared *items = kv_mem_realloc(c->items, capacity * sizeof *items);
+            if (items == NULL)
+                return kv_fail_nomem(err, capacity * sizeof *items);
+            c->items = items;
+            c->capacity = capacity;
+        }
+        cleared *item = &c->items[c->count];
+        *item = (cleared){.shard = kv_table_lock(&store->table, hash)};
+        c->count++;
+        c->entries += item->shard->count;
+        uint64_t last = kv_shard_range_last(item->shard);
+        if (last == UINT64_MAX)
+            return KV_OK;
+        hash = last + 1;
+    }
+}
+
+static kv_status clear_get_memory(kv_store *store, clearing *c, kv_error *err) {
+    for (size_t i = 0; i < c->count; i++) {
+        cleared *item = &c->items[i];
+        if (item->shard->count == 0)
+            continue;
+        item->empty = kv_array_create(&store->table, 0);
+        item->undo = kv_undo_create(&store->table, 0);
+        if (item->empty == 0 || item->undo == NULL)
+            return kv_fail_nomem(err, sizeof(kv_bucket) + sizeof *item->undo);
+    }
+    return KV_OK;
+}
+
+/* Each shard gets an empty array; the old one goes into an undo record as a whole. */
+static void clear_link(kv_store *store, clearing *c, uint64_t lsn) {
+    for (size_t i = 0; i < c->count; i++) {
+        cleared *item = &c->items[i];
+        kv_shard *shard = item->shard;
+        if (item->undo == NULL)
+            continue;
+        *item->undo = (kv_undo){.lsn = lsn, .kind = KV_UNDO_CLEAR,
+                                .clear = {kv_shard_array(shard), shard->data_bytes,
+                                          shard->count}};
+        atomic_store_explicit(&shard->array, item->empty, memory_order_relaxed);
+        shard->count = 0;
+        shard->data_bytes = 0;
+        item->undo = record_change(store, shard, item->undo); /* to be freed */
+        item->empty = 0;
+    }
+}
+
+static kv_status clear_try(kv_store *store, clearing *c, unsigned flags, kv_ticket *ticket,
+                           kv_error *err) {
+    kv_record record = {.kind = KV_RECORD_CLEAR, .last = true};
+    bool linked = false;
+    *ticket = (kv_ticket){0};
+    kv_status status = clear_lock_all(store, c, err);
+    if (status == KV_OK && c->entries > 0) {
+        status = clear_get_memory(store, c, err);
+        if (status == KV_OK)
+            status = append(store, &record, 1, kv_record_size(0, 0), -(int64_t)c->entries, flags,
+                            ticket, err);
+        if (status == KV_OK) {
+            clear_link(store, c, ticket->lsn);
+            linked = true;
+        }
+    }
+    for (size_t i = c->count; i > 0; i--)
+        kv_shard_unlock(c->items[i - 1].shard);
+    for (size_t i = 0; i < c->count; i++) {
+        kv_array_free(&store->table, c->items[i].empty);
+        if (linked)
+            kv_undo_free_all(&store->table, c->items[i].undo);
+        else
+            kv_undo_discard(&store->table, c->items[i].undo, 0);
+    }
+    return status;
+}
+
+kv_status kv_clear(kv_db *db, unsigned flags, kv_error *err) {
+    kv_status status = begin(db, flags, err);
+    if (status != KV_OK)
+        return status;
+    kv_store *store = db->store;
+    clearing c = {0};
+    kv_ticket ticket;
+    while ((status = clear_try(store, &c, flags, &ticket, err)) == KV_BUSY)
+        kv_log_pause(store->log);
+    if (status == KV_OK && c.entries == 0 && store->log != NULL)
+        kv_log_pause(store->log); /* who emptied it may not be committed yet */
+    if (status == KV_OK)
+        status = wait_for(store, &ticket, err);
+    if (status == KV_OK && store->log != NULL)
+        kv_store_prune_all(store);
+    kv_mem_free(c.items);
+    kv_db_leave(db);
+    return status;
+}
+
+kv_status kv_make_durable(kv_db *db, kv_error *err) {
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    if (db->store->log != NULL)
+        status = kv_log_make_durable(db->store->log, err);
+    kv_db_leave(db);
+    return status;
+}

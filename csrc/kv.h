@@ -1,0 +1,252 @@
+/* kv.h - the C API of the store: all that python/ and server/ may know of the engine.
+ *
+ * Conventions
+ *  1. A function returns a kv_status: < 0 failure (and `err` is filled), 0 done, > 0 an ordinary
+ *     other outcome.  `err` may be NULL.
+ *  2. Every function may be called from any thread at any time between kv_open and kv_destroy,
+ *     also while another thread is in kv_close: it finishes, or answers KV_ERR_CLOSED.
+ *  3. No call keeps a pointer to the caller's bytes after it returned.
+ *  4. Under `KV_SYNC_ALWAYS` a write that returned KV_OK is on disk, and a read answers only what
+ *     is on disk.  DURABILITY.md says what the other modes promise.
+ *  5. A write that returned < 0 changed nothing, in memory or on disk, with one exception: after
+ *     KV_ERR_FAILED the outcome of the write that was being synced is unknown until the store has
+ *     been reopened (it is then there whole, or not at all).
+ *  6. A call blocks on locks and, where the mode says so, on the disk.  With the flag KV_NOWAIT it
+ *     answers KV_BUSY instead, with nothing changed.
+ */
+#ifndef KV_H
+#define KV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* ---- Limits ---------------------------------------------------------------------------- */
+
+#define KV_KEY_MAX 65535u              /* bytes; the empty key is allowed */
+#define KV_VALUE_MAX (512u << 20)      /* bytes; the empty value is allowed */
+#define KV_COMMIT_MAX (1u << 30)       /* bytes of one commit in the log, framing included */
+
+/* ---- Types ----------------------------------------------------------------------------- */
+
+typedef struct kv_db kv_db;             /* a handle on an open store */
+typedef struct kv_snapshot kv_snapshot; /* the store as it was at one LSN */
+typedef struct kv_cursor kv_cursor;     /* a walk over a snapshot */
+typedef struct kv_os kv_os;             /* os/os.h: where system calls go */
+
+typedef struct kv_bytes {
+    const void *data; /* may be NULL when size is 0 */
+    size_t size;
+} kv_bytes;
+
+typedef enum kv_sync {
+    KV_SYNC_ALWAYS,   /* a commit is on disk before the call returns */
+    KV_SYNC_INTERVAL, /* in the kernel before the call returns, on disk within sync_interval_ns */
+    KV_SYNC_NEVER,    /* in the kernel before the call returns, on disk when the system likes */
+} kv_sync;
+
+typedef struct kv_options {
+    kv_sync sync;
+    uint64_t sync_interval_ns; /* KV_SYNC_INTERVAL only */
+    bool read_only;
+    bool create;                    /* make the store when it is not there */
+    uint32_t segment_size_min;      /* bytes; the first log segment */
+    uint32_t segment_size_max;      /* bytes; segments double up to this (a larger commit gets one
+                                       of its own size) */
+    size_t inflight_max;            /* bytes appended and not yet written before writers wait */
+    uint64_t mark_delay_ns;         /* an idle store marks its log as durable after this */
+    const kv_os *os;                /* NULL: the operating system */
+} kv_options;
+
+enum {
+    KV_NOWAIT = 1, /* answer KV_BUSY rather than wait for a lock or for the disk */
+    KV_SYNC = 2,   /* a write: on disk before the call returns, whatever the store's mode */
+    KV_PIN = 4,    /* a read: never copy into the kv_value, always pin the entry */
+};
+
+/* A value read from the store: a copy when it is small, otherwise a pin on an immutable entry.
+ * `data` may point into the struct itself: do not move or copy it.  kv_value_release() ends it. */
+#define KV_VALUE_COPY_MAX 496u
+typedef struct kv_value {
+    const uint8_t *data;
+    size_t size;
+    void *pin; /* opaque; NULL when `data` is in `copy` */
+    uint8_t copy[KV_VALUE_COPY_MAX];
+} kv_value;
+
+/* Many values at once, in one allocation (see kv_get_many). */
+typedef struct kv_values {
+    size_t count;
+    struct kv_item_value {
+        const uint8_t *data; /* NULL: there is no such key */
+        size_t size;
+    } *items;
+    void *owner; /* opaque */
+} kv_values;
+
+typedef struct kv_item {
+    kv_bytes key;
+    kv_bytes value;
+    void *pin; /* opaque */
+} kv_item;
+
+typedef enum kv_op_kind { KV_OP_PUT = 1, KV_OP_DELETE = 2 } kv_op_kind;
+
+typedef struct kv_op {
+    kv_op_kind kind;
+    kv_bytes key;
+    kv_bytes value; /* KV_OP_PUT only */
+} kv_op;
+
+typedef struct kv_stats {
+    uint64_t entries;          /* visible keys */
+    uint64_t data_bytes;       /* of keys and values, newest state */
+    uint64_t memory_bytes;     /* taken from the system for entries and tables */
+    uint64_t shards;
+    uint64_t undo_records;     /* held for snapshots and for commits in flight */
+    uint64_t snapshots;
+    uint64_t handles;          /* open on this store in this process */
+    uint64_t lsn;              /* end of the log as appended */
+    uint64_t visible_lsn;
+    uint64_t durable_lsn;
+    uint64_t commits;          /* since open */
+    uint64_t frames;           /* flushes, since open */
+    uint64_t syncs;            /* since open */
+    uint64_t log_bytes;        /* size of the log's segments on disk */
+    uint64_t log_segments;
+    bool failed;               /* a write or sync failed: reads go on, writes do not */
+} kv_stats;
+
+typedef struct kv_recovery {
+    bool clean;          /* the store had been closed properly (or is new) */
+    bool created;        /* there was no store before */
+    uint64_t segments;   /* log segments read */
+    uint64_t frames;
+    uint64_t commits;
+    uint64_t records;    /* single puts, deletes and clears */
+    uint64_t bytes;      /* of log read */
+    uint64_t bytes_cut;  /* of a torn, never acknowledged tail */
+    uint64_t duration_ns;
+} kv_recovery;
+
+/* ---- Opening and closing ----------------------------------------------------------------- */
+
+kv_options kv_options_default(void);
+
+/* Opens the store in the directory `path`; NULL: a store in memory only.  A second kv_open of the
+ * same directory in this process gives another handle on the same store; its sync mode, interval
+ * and read_only must then be the same (else KV_ERR_INVALID).  The handle is owned: kv_close, then
+ * kv_destroy.  Changes no file before recovery has succeeded. */
+kv_status kv_open(const char *path, const kv_options *options, kv_db **db, kv_error *err)
+    KV_MUST_CHECK;
+
+/* Ends the handle: later calls answer KV_ERR_CLOSED, calls in flight are waited for; the last
+ * handle of a store makes everything durable, ends the log with a closing frame and unlocks the
+ * directory.  Snapshots, cursors, values and pins stay valid.  Closing twice is allowed.  A status
+ * < 0 says that the last sync failed; the handle is closed nevertheless. */
+kv_status kv_close(kv_db *db, kv_error *err);
+
+/* Frees a handle (closing it first if need be).  No call may be in flight on it.  NULL is allowed. */
+void kv_destroy(kv_db *db);
+
+bool kv_is_closed(const kv_db *db);
+bool kv_is_memory_only(const kv_db *db);
+bool kv_is_read_only(const kv_db *db);
+kv_sync kv_sync_mode(const kv_db *db);
+
+/* ---- Reading ------------------------------------------------------------------------------ */
+
+/* KV_OK and a value (owned: kv_value_release), or KV_NOTFOUND.  flags: KV_NOWAIT, KV_PIN. */
+kv_status kv_get(kv_db *db, kv_bytes key, unsigned flags, kv_value *value, kv_error *err)
+    KV_MUST_CHECK;
+void kv_value_release(kv_value *value);
+
+/* KV_OK or KV_NOTFOUND.  flags: KV_NOWAIT. */
+kv_status kv_contains(kv_db *db, kv_bytes key, unsigned flags, kv_error *err) KV_MUST_CHECK;
+
+/* All values as they were at one moment; `values` is owned: kv_values_release. */
+kv_status kv_get_many(kv_db *db, const kv_bytes *keys, size_t count, kv_values *values,
+                      kv_error *err) KV_MUST_CHECK;
+void kv_values_release(kv_values *values);
+
+/* Number of visible keys.  Never blocks. */
+kv_status kv_count(kv_db *db, uint64_t *count, kv_error *err) KV_MUST_CHECK;
+
+/* ---- Writing ------------------------------------------------------------------------------ */
+/* flags: KV_NOWAIT (only a memory-only store can do without waiting), KV_SYNC. */
+
+kv_status kv_put(kv_db *db, kv_bytes key, kv_bytes value, unsigned flags, kv_error *err)
+    KV_MUST_CHECK;
+
+/* KV_OK, or KV_NOTFOUND when there was no such key. */
+kv_status kv_delete(kv_db *db, kv_bytes key, unsigned flags, kv_error *err) KV_MUST_CHECK;
+
+/* Deletes and gives the value that was deleted (owned), or KV_NOTFOUND. */
+kv_status kv_pop(kv_db *db, kv_bytes key, unsigned flags, kv_value *value, kv_error *err)
+    KV_MUST_CHECK;
+
+/* Deletes some key and gives key and value (owned: kv_item_release), or KV_NOTFOUND when empty. */
+kv_status kv_pop_any(kv_db *db, unsigned flags, kv_item *item, kv_error *err) KV_MUST_CHECK;
+void kv_item_release(kv_item *item);
+
+/* Puts if absent: KV_OK; else KV_UNCHANGED and the existing value (owned; `existing` may be NULL). */
+kv_status kv_put_absent(kv_db *db, kv_bytes key, kv_bytes value, unsigned flags,
+                        kv_value *existing, kv_error *err) KV_MUST_CHECK;
+
+/* Compare and replace: puts `value` if the key's value equals `expected`; else KV_UNCHANGED. */
+kv_status kv_replace(kv_db *db, kv_bytes key, kv_bytes value, kv_bytes expected, unsigned flags,
+                     kv_error *err) KV_MUST_CHECK;
+
+/* Adds `by` to the decimal integer stored under the key (0 when absent); `*result` is the new
+ * value.  KV_ERR_NOTINT, KV_ERR_RANGE: nothing changed. */
+kv_status kv_incr(kv_db *db, kv_bytes key, int64_t by, unsigned flags, int64_t *result,
+                  kv_error *err) KV_MUST_CHECK;
+
+/* One atomic commit of many puts and deletes; of several on one key the last counts.
+ * `*deleted` (may be NULL): how many keys that existed were deleted. */
+kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, uint64_t *deleted,
+                   kv_error *err) KV_MUST_CHECK;
+
+/* Deletes every key in one atomic commit. */
+kv_status kv_clear(kv_db *db, unsigned flags, kv_error *err) KV_MUST_CHECK;
+
+/* Everything written so far, by any thread, is on disk when this returns KV_OK. */
+kv_status kv_make_durable(kv_db *db, kv_error *err) KV_MUST_CHECK;
+
+/* ---- Snapshots ---------------------------------------------------------------------------- */
+
+/* The visible state of this moment, readable until kv_snapshot_destroy, however much is written
+ * meanwhile (replaced values are kept for it).  Owned; the handle must outlive it. */
+kv_status kv_snapshot_create(kv_db *db, kv_snapshot **snapshot, kv_error *err) KV_MUST_CHECK;
+void kv_snapshot_destroy(kv_snapshot *snapshot);
+/* How many keys it has.  Counted when first asked for: a walk over the shards. */
+kv_status kv_snapshot_count(kv_snapshot *snapshot, uint64_t *count, kv_error *err) KV_MUST_CHECK;
+
+/* As kv_get, at the snapshot.  KV_ERR_CLOSED once the handle it was made from is closed. */
+kv_status kv_snapshot_get(kv_snapshot *snapshot, kv_bytes key, unsigned flags, kv_value *value,
+                          kv_error *err) KV_MUST_CHECK;
+
+/* A walk in no particular order over every key of the snapshot, which must outlive it.  A cursor
+ * is for one thread at a time.  Owned. */
+kv_status kv_cursor_create(kv_snapshot *snapshot, kv_cursor **cursor, kv_error *err) KV_MUST_CHECK;
+void kv_cursor_destroy(kv_cursor *cursor);
+
+/* The next few hundred items: `*items` (borrowed until the next call on this cursor) and
+ * `*count` > 0; KV_NOTFOUND at the end. */
+kv_status kv_cursor_next(kv_cursor *cursor, const kv_item **items, size_t *count, kv_error *err)
+    KV_MUST_CHECK;
+
+/* ---- Looking at it ------------------------------------------------------------------------ */
+
+kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) KV_MUST_CHECK;
+
+/* What the open of this store found.  Valid after close, too. */
+void kv_get_recovery(const kv_db *db, kv_recovery *recovery);
+
+/* Walks the whole store and compares it with its own invariants: tags, owners, counts, order of
+ * undo lists, reference counts.  For tests; takes each shard's lock in turn. */
+kv_status kv_verify(kv_db *db, kv_error *err) KV_MUST_CHECK;
+
+#endif

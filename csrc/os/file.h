@@ -1,0 +1,66 @@
+/* file.h - an open file or directory with its name, and whole transfers on it.
+ *
+ * Layer: os.  Here, and only here, EINTR is retried and a short transfer continued; a sync is never
+ * retried (after a failed one the kernel may have dropped the bytes and answer the next with
+ * success).  Failures carry the path.  But for open and close, the file or directory is open.
+ */
+#ifndef KV_OS_FILE_H
+#define KV_OS_FILE_H
+
+#include "os.h"
+
+typedef struct kv_dir {
+    const kv_os *os;
+    int fd; /* -1: not open */
+    char path[KV_ERROR_PATH_SIZE];
+} kv_dir;
+
+typedef struct kv_file {
+    const kv_os *os;
+    const kv_dir *dir; /* borrowed; outlives the file */
+    int fd;            /* -1: not open */
+    char name[64];
+} kv_file;
+
+#define KV_DIR_CLOSED {.fd = -1}
+#define KV_FILE_CLOSED {.fd = -1}
+
+/* Opens the directory, and makes it first when `create` and missing.  A failure (also for a path
+ * that is missing or a file) leaves it closed. */
+kv_status kv_dir_open(kv_dir *dir, const kv_os *os, const char *path, bool create, kv_error *err)
+    KV_MUST_CHECK;
+void kv_dir_close(kv_dir *dir); /* closed already: nothing */
+
+/* "DIR/NAME" into `path` (KV_ERROR_PATH_SIZE bytes, cut when longer). */
+void kv_dir_join(const kv_dir *dir, const char *name, char *path);
+
+/* Any failure is KV_ERR_IO, also one for want of space. */
+kv_status kv_dir_sync(const kv_dir *dir, kv_error *err) KV_MUST_CHECK;
+kv_status kv_dir_rename(const kv_dir *dir, const char *from, const char *to, kv_error *err)
+    KV_MUST_CHECK;
+/* KV_NOTFOUND when there is no such name. */
+kv_status kv_dir_unlink(const kv_dir *dir, const char *name, kv_error *err) KV_MUST_CHECK;
+
+/* KV_NOTFOUND (and the file stays closed) when mode is READ or WRITE and there is no such name. */
+kv_status kv_file_open(kv_file *file, const kv_dir *dir, const char *name, kv_open_mode mode,
+                       kv_error *err) KV_MUST_CHECK;
+void kv_file_close(kv_file *file);
+kv_status kv_file_size(const kv_file *file, uint64_t *size_bytes, kv_error *err) KV_MUST_CHECK;
+
+/* Reads up to `size` bytes; `*got` is less only at the end of the file, or on failure. */
+kv_status kv_file_read(const kv_file *file, void *buffer, size_t size, uint64_t offset,
+                       size_t *got, kv_error *err) KV_MUST_CHECK;
+
+/* Writes all.  On failure `*done` (may be NULL) says how many bytes reached the file. */
+kv_status kv_file_write(const kv_file *file, const void *buffer, size_t size, uint64_t offset,
+                        size_t *done, kv_error *err) KV_MUST_CHECK;
+/* Writes `size` zero bytes. */
+kv_status kv_file_write_zeros(const kv_file *file, uint64_t size, uint64_t offset, kv_error *err)
+    KV_MUST_CHECK;
+/* As kv_dir_sync. */
+kv_status kv_file_sync(const kv_file *file, kv_error *err) KV_MUST_CHECK;
+kv_status kv_file_truncate(const kv_file *file, uint64_t size, kv_error *err) KV_MUST_CHECK;
+/* KV_BUSY: somebody else holds it. */
+kv_status kv_file_lock(const kv_file *file, bool shared, kv_error *err) KV_MUST_CHECK;
+
+#endif

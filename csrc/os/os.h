@@ -1,0 +1,60 @@
+/* os.h - the seam between pykv and the operating system's files.
+ *
+ * Layer: os (above base, below engine).  Every system call on a file or a directory goes through a
+ * kv_os, so that a test can fail, tear, drop, delay and reorder each of them.  os_posix.c is the
+ * real one.  Nothing here keeps state of its own.
+ *
+ * A function of the table does one thing and answers >= 0, or -errno; it does not retry and it may
+ * do less than asked (EINTR and short transfers are dealt with above, in file.c).
+ * Names are single components inside an open directory; symbolic links are refused there (ELOOP,
+ * KV_OPEN_EXCLUSIVE: EEXIST), and so is all that is no regular file (EISDIR, ENXIO).
+ * Files are made with mode 0600 and directories with 0700, whatever the umask.
+ */
+#ifndef KV_OS_OS_H
+#define KV_OS_OS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../kv.h"
+
+typedef enum kv_open_mode {
+    KV_OPEN_READ,      /* an existing file */
+    KV_OPEN_WRITE,     /* an existing file, for reading and writing */
+    KV_OPEN_CREATE,    /* for reading and writing, made if it is not there */
+    KV_OPEN_EXCLUSIVE, /* for reading and writing, must not be there (EEXIST) */
+} kv_open_mode;
+
+/* Called with each name in a directory but "." and ".."; true: go on. */
+typedef bool (*kv_name_visitor)(void *arg, const char *name);
+
+struct kv_os {
+    void *ctx; /* first argument of all */
+
+    /* The directory `path` (symbolic links allowed: it is the user's own path).  With `create` it
+     * is made first when missing, and its name is durable afterwards, whoever made it (the parent
+     * is synced).  ENOTDIR when it is a file. */
+    int (*dir_open)(void *ctx, const char *path, bool create);
+    int (*dir_identity)(void *ctx, int dir, uint64_t identity[2]); /* equal: the same directory */
+    int (*dir_list)(void *ctx, int dir, kv_name_visitor visit, void *arg);
+    int (*dir_sync)(void *ctx, int dir); /* names made, renamed and removed so far survive */
+
+    int (*open)(void *ctx, int dir, const char *name, kv_open_mode mode);
+    int (*close)(void *ctx, int file); /* of a file or a directory */
+    int64_t (*size)(void *ctx, int file);
+    int64_t (*read)(void *ctx, int file, void *buffer, size_t size, uint64_t offset);
+    int64_t (*write)(void *ctx, int file, const void *buffer, size_t size, uint64_t offset);
+    int (*sync)(void *ctx, int file); /* the bytes, and the size, survive */
+    int (*truncate)(void *ctx, int file, uint64_t size);
+    int (*rename)(void *ctx, int dir, const char *from, const char *to); /* replaces `to` */
+    int (*unlink)(void *ctx, int dir, const char *name);
+    int (*lock)(void *ctx, int file, bool shared); /* until closed; -EWOULDBLOCK: held elsewhere */
+
+    int (*random)(void *ctx, void *buffer, size_t size); /* fills it all; unpredictable */
+};
+
+/* The operating system. */
+extern const kv_os kv_os_posix;
+
+#endif
