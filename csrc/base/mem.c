@@ -40,6 +40,11 @@ void *kv_mem_alloc_zero(size_t size) {
     return must_fail() ? NULL : calloc(1, size);
 }
 
+void *kv_mem_alloc_aligned(size_t size, size_t alignment) {
+    void *block;
+    return must_fail() || posix_memalign(&block, alignment, size) != 0 ? NULL : block;
+}
+
 void *kv_mem_realloc(void *block, size_t size) {
     return must_fail() ? NULL : realloc(block, size);
 }

@@ -12,6 +12,7 @@
 
 void *kv_mem_alloc(size_t size); /* owned: kv_mem_free; NULL when there is no memory */
 void *kv_mem_alloc_zero(size_t size);
+void *kv_mem_alloc_aligned(size_t size, size_t alignment); /* a power of two >= 8 */
 void *kv_mem_realloc(void *block, size_t size); /* on failure the old block stays */
 void kv_mem_free(void *block);                  /* NULL is allowed */
 

@@ -6,7 +6,6 @@
 #include "pool.h"
 
 #include <assert.h>
-#include <stdbool.h>
 #include <string.h>
 
 #include "lock.h"
@@ -39,7 +38,8 @@ typedef struct large {
     struct large *next, *prev;
     size_t size;
 } large;
-static_assert(sizeof(large) % 16 == 0, "blocks are 16-byte aligned");
+#define LARGE_HEADER_SIZE 64u
+static_assert(sizeof(large) <= LARGE_HEADER_SIZE, "blocks are 64-byte aligned");
 
 typedef struct size_class {
     uint32_t magazine_count;
@@ -62,6 +62,7 @@ struct kv_pool {
     _Atomic uint64_t references;
     _Atomic bool abandoned;
     _Atomic uint64_t bytes;
+    bool exclusive; /* changed only while one thread has the pool */
     kv_mutex areas_mutex; /* guards what follows */
     area *areas;
     size_t next_area_size;
@@ -71,6 +72,20 @@ struct kv_pool {
     large *large_blocks;
     stripe stripes[KV_POOL_STRIPES];
 };
+
+static void stripe_lock(kv_pool *pool, stripe *st) {
+    if (!pool->exclusive)
+        kv_mutex_lock(&st->mutex, KV_RANK_STRIPE);
+}
+
+static void stripe_unlock(kv_pool *pool, stripe *st) {
+    if (!pool->exclusive)
+        kv_mutex_unlock(&st->mutex, KV_RANK_STRIPE);
+}
+
+void kv_pool_set_exclusive(kv_pool *pool, bool exclusive) {
+    pool->exclusive = exclusive;
+}
 
 static unsigned class_of(size_t size) {
     if (size <= FINE_MAX)
@@ -245,7 +260,7 @@ static void spill(kv_pool *pool, size_class *c) {
 }
 
 static void *large_alloc(kv_pool *pool, size_t size) {
-    large *block = kv_mem_alloc(sizeof *block + size);
+    large *block = kv_mem_alloc_aligned(LARGE_HEADER_SIZE + size, 64);
     if (block == NULL)
         return NULL;
     if (((uintptr_t)block >> 24 >> 24) != 0) {
@@ -258,12 +273,16 @@ static void *large_alloc(kv_pool *pool, size_t size) {
         block->next->prev = block;
     pool->large_blocks = block;
     kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
-    atomic_fetch_add_explicit(&pool->bytes, sizeof *block + size, memory_order_relaxed);
-    return block + 1;
+    atomic_fetch_add_explicit(&pool->bytes, LARGE_HEADER_SIZE + size, memory_order_relaxed);
+    return (char *)block + LARGE_HEADER_SIZE;
+}
+
+static large *large_of(const void *block) {
+    return (large *)((uintptr_t)block - LARGE_HEADER_SIZE);
 }
 
 static void large_free(kv_pool *pool, void *memory) {
-    large *block = (large *)memory - 1;
+    large *block = large_of(memory);
     kv_mutex_lock(&pool->areas_mutex, KV_RANK_AREAS);
     if (block->prev != NULL)
         block->prev->next = block->next;
@@ -272,7 +291,7 @@ static void large_free(kv_pool *pool, void *memory) {
     if (block->next != NULL)
         block->next->prev = block->prev;
     kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
-    atomic_fetch_sub_explicit(&pool->bytes, sizeof *block + block->size, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&pool->bytes, LARGE_HEADER_SIZE + block->size, memory_order_relaxed);
     kv_mem_free(block);
 }
 
@@ -283,10 +302,10 @@ void *kv_pool_alloc(kv_pool *pool, unsigned stripe_index, size_t size) {
     stripe *st = &pool->stripes[stripe_index];
     size_class *c = &st->classes[index];
     void *block = NULL;
-    kv_mutex_lock(&st->mutex, KV_RANK_STRIPE);
+    stripe_lock(pool, st);
     if (c->magazine_count > 0 || refill(pool, c, index))
         block = c->magazine[--c->magazine_count];
-    kv_mutex_unlock(&st->mutex, KV_RANK_STRIPE);
+    stripe_unlock(pool, st);
     return block;
 }
 
@@ -299,13 +318,13 @@ void kv_pool_free(kv_pool *pool, unsigned stripe_index, void *block, size_t size
     }
     stripe *st = &pool->stripes[stripe_index];
     size_class *c = &st->classes[class_of(size)];
-    kv_mutex_lock(&st->mutex, KV_RANK_STRIPE);
+    stripe_lock(pool, st);
     if (c->magazine_count == MAGAZINE_SIZE)
         spill(pool, c);
     c->magazine[c->magazine_count++] = block;
-    kv_mutex_unlock(&st->mutex, KV_RANK_STRIPE);
+    stripe_unlock(pool, st);
 }
 
 kv_pool *kv_pool_of(const void *block, size_t size) {
-    return size > KV_POOL_SLAB_MAX ? ((const large *)block - 1)->pool : slab_of(block)->pool;
+    return size > KV_POOL_SLAB_MAX ? large_of(block)->pool : slab_of(block)->pool;
 }

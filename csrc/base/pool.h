@@ -7,9 +7,9 @@
  *  - A block of up to KV_POOL_SLAB_MAX bytes lies in a slab of one stripe and one size class;
  *    larger ones come from the heap and are kept in a list, so that destroying the pool frees all.
  *  - The caller names size and stripe again when it frees: a block carries no header.
- *  - Memory once in a pool is never unmapped before the pool's end.  A reader may therefore look
- *    at a block that was freed meanwhile (with atomic loads, to prefetch) and sees garbage at
- *    worst; the pool itself writes into free blocks with atomic stores only.
+ *  - The memory of slabs is never unmapped before the pool's end.  A reader may therefore look at such a
+ *    block that was freed meanwhile (with atomic loads, to prefetch) and sees garbage at worst; the
+ *    pool itself writes into free blocks with atomic stores only.  Not so for larger blocks.
  *  - A pool lives until its last reference: the store's, or a pinned value's.
  *
  * Stripes exist so that threads seldom meet; the caller spreads (by hash, say).
@@ -17,6 +17,7 @@
 #ifndef KV_BASE_POOL_H
 #define KV_BASE_POOL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,10 +30,15 @@ kv_pool *kv_pool_create(void); /* owned: kv_pool_release; NULL when there is no 
 void kv_pool_acquire(kv_pool *pool);
 void kv_pool_release(kv_pool *pool); /* the last release frees every block */
 
-/* 16-byte aligned; 64-byte aligned when `size` is a multiple of 64.  NULL when there is no memory.
+/* 16-byte aligned; 64-byte aligned when `size` is a multiple of 64 or above KV_POOL_SLAB_MAX.  NULL when there is no memory.
  * stripe < KV_POOL_STRIPES. */
 void *kv_pool_alloc(kv_pool *pool, unsigned stripe, size_t size);
 void kv_pool_free(kv_pool *pool, unsigned stripe, void *block, size_t size);
+
+/* While `exclusive`, one thread has the pool for itself and its stripes are not locked: a locked
+ * instruction waits for all stores before it, and those go to memory that nobody has touched yet
+  */
+void kv_pool_set_exclusive(kv_pool *pool, bool exclusive);
 
 /* The pool that a block of `size` bytes belongs to. */
 kv_pool *kv_pool_of(const void *block, size_t size);

@@ -44,7 +44,8 @@ static inline uint64_t kv_entry_data_size(const kv_entry *e) {
 }
 
 static inline bool kv_entry_has_key(const kv_entry *e, kv_bytes key) {
-    return e->key_size == key.size && memcmp(e->bytes, key.data, key.size) == 0;
+    return e->key_size == key.size &&
+           (key.size == 0 || memcmp(e->bytes, key.data, key.size) == 0);
 }
 
 /* With one reference (the caller's); NULL when there is no memory. */

@@ -78,6 +78,7 @@ struct kv_log {
     _Atomic uint64_t durable;   /* written by the leader */
     _Atomic uint64_t entries;   /* keys at `committed` */
     _Atomic uint32_t rolling;   /* 1: a rollback is going on.  Written under the mutex; a futex */
+    _Atomic uint64_t rollbacks; /* how many there have been.  seq_cst */
     _Atomic size_t pending;     /* bytes in `current`; for throttling only, so relaxed */
     _Atomic uint64_t frames, syncs, segments, log_bytes; /* statistics: relaxed */
     _Atomic uint32_t spare_word; /* a spare_state.  Written under the mutex; a futex */
@@ -192,16 +193,18 @@ out:
     return status;
 }
 
-kv_status kv_log_attach(kv_log *log, uint64_t lsn, kv_ticket *ticket) {
+kv_status kv_log_attach(kv_log *log, uint64_t lsn, kv_ticket *ticket, kv_error *err) {
     kv_status status = KV_OK;
     LOCK(log);
-    if (lsn <= atomic_load_explicit(&log->committed, memory_order_relaxed))
+    if (lsn <= atomic_load_explicit(&log->committed, memory_order_relaxed)) {
         *ticket = (kv_ticket){.lsn = lsn};
-    else if (atomic_load_explicit(&log->rolling, memory_order_relaxed))
+    } else if (log->failed) {
+        status = fail_failed(log, err);
+    } else if (atomic_load_explicit(&log->rolling, memory_order_relaxed)) {
         status = KV_BUSY;
-    else if (log->current != NULL && lsn > log->current->start_lsn)
+    } else if (log->current != NULL && lsn > log->current->start_lsn) {
         *ticket = ticket_for(log->current, lsn);
-    else {
+    } else {
         assert(log->flushing != NULL);
         *ticket = ticket_for(log->flushing, lsn);
     }
@@ -248,10 +251,12 @@ static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, kv_error
         LOCK(log);
         spare_state state = atomic_load_explicit(&log->spare_word, memory_order_relaxed);
         bool fits = state == SPARE_READY && log->spare_size >= size;
-        if (fits)
+        if (fits) {
             *spare = log->spare;
-        else if (state == SPARE_READY)
+            log->spare.fd = -1;
+        } else if (state == SPARE_READY) {
             kv_file_close(&log->spare);
+        }
         if (state != SPARE_MAKING)
             atomic_store_explicit(&log->spare_word, SPARE_NONE, memory_order_relaxed);
         UNLOCK(log);
@@ -433,6 +438,7 @@ static void give_up(kv_log *log, kv_group *g, bool for_good, kv_error *err) {
     }
     if (for_good)
         err->status = KV_ERR_FAILED;
+    atomic_fetch_add(&log->rollbacks, 1); /* before anybody who waits is told */
 
     LOCK(log);
     log->next_lsn = log->write_lsn;
@@ -588,6 +594,10 @@ uint64_t kv_log_committed(const kv_log *log) {
 
 uint64_t kv_log_entries(const kv_log *log) {
     return atomic_load_explicit(&log->entries, memory_order_relaxed);
+}
+
+uint64_t kv_log_rollbacks(const kv_log *log) {
+    return atomic_load(&log->rollbacks);
 }
 
 bool kv_log_failed(kv_log *log, kv_error *err) {
@@ -763,7 +773,11 @@ void kv_log_destroy(kv_log *log) {
     if (log == NULL)
         return;
     keeper_stop(log);
-    assert(log->current == NULL && log->flushing == NULL);
+    assert(log->flushing == NULL);
+    if (log->current != NULL) { /* a close frame for which there was no memory */
+        kv_mem_free(log->current->buffer);
+        group_release(log->current);
+    }
     if (log->spare.fd >= 0) {
         kv_file_close(&log->spare);
         (void)!kv_dir_unlink(log->dir, KV_SEGMENT_SPARE, NULL);

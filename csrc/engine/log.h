@@ -77,8 +77,9 @@ kv_status kv_log_append(kv_log *log, const kv_record *records, size_t count, uin
     KV_MUST_CHECK;
 
 /* A ticket for what another thread appended up to `lsn`.  The caller holds the shard where it saw
- * it.  KV_BUSY as above. */
-kv_status kv_log_attach(kv_log *log, uint64_t lsn, kv_ticket *ticket) KV_MUST_CHECK;
+ * it.  KV_BUSY as above; KV_ERR_FAILED when it will never be committed. */
+kv_status kv_log_attach(kv_log *log, uint64_t lsn, kv_ticket *ticket, kv_error *err)
+    KV_MUST_CHECK;
 
 /* Waits until the ticket's group is flushed (leading, if need be), and ends the ticket. */
 kv_status kv_log_wait(kv_log *log, kv_ticket *ticket, kv_error *err) KV_MUST_CHECK;
@@ -92,6 +93,9 @@ kv_status kv_log_make_durable(kv_log *log, kv_error *err) KV_MUST_CHECK;
 
 uint64_t kv_log_committed(const kv_log *log);
 uint64_t kv_log_entries(const kv_log *log); /* keys at the committed LSN */
+/* How many rollbacks there have been: equal before a look at the table and after a kv_log_pause, and
+ * what was seen has been committed. */
+uint64_t kv_log_rollbacks(const kv_log *log);
 bool kv_log_failed(kv_log *log, kv_error *err); /* true: `err` says why writes are refused */
 void kv_log_get_stats(kv_log *log, kv_log_stats *stats);
 

@@ -5,8 +5,8 @@
  * A directory with STORE is a store, and everything that it needs was there before; one without it
  * has never held an acknowledged write, unless somebody removed the file, which the log's frames tell.
  *
- * Order of opening: nothing in the directory is changed before recovery has succeeded, but LOCK, which
- * gets its old content back when it has not.
+ * Order of opening: nothing in the directory is changed before recovery has succeeded, but LOCK, which is
+ * made when it is missing and gets its old content back when the open fails.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -52,10 +52,9 @@ static kv_status fail_locked(const kv_file *file, bool shared, kv_error *err) {
     return status;
 }
 
-/* Locks the directory for this process.  `*before`: what the file held. */
-static kv_status lock_directory(kv_store *store, lock_text *before, kv_error *err) {
+/* Locks the directory for this process. */
+static kv_status lock_directory(kv_store *store, kv_error *err) {
     bool shared = store->options.read_only;
-    *before = (lock_text){0};
     kv_status status = kv_file_open(&store->lock_file, &store->dir, LOCK_FILE,
                                     shared ? KV_OPEN_READ : KV_OPEN_CREATE, err);
     if (status == KV_NOTFOUND)
@@ -65,23 +64,26 @@ static kv_status lock_directory(kv_store *store, lock_text *before, kv_error *er
     status = kv_file_lock(&store->lock_file, shared, err);
     if (status == KV_BUSY)
         status = fail_locked(&store->lock_file, shared, err);
-    if (status == KV_OK && !shared)
-        status = read_lock(&store->lock_file, before, err);
-    if (status == KV_OK && !shared) {
-        lock_text mine;
-        mine.size = (size_t)snprintf(mine.bytes, sizeof mine.bytes, "%lld\n",
-                                     (long long)getpid());
-        status = write_lock(&store->lock_file, &mine, err);
-    }
     if (status < 0)
         kv_file_close(&store->lock_file);
     return status;
 }
 
-static void unlock_directory(kv_store *store, const lock_text *content) {
+/* Writes our process id into it, for others to name us.  `*before`: what it held. */
+static kv_status sign_lock(kv_store *store, lock_text *before, kv_error *err) {
+    lock_text mine;
+    if (store->options.read_only)
+        return KV_OK;
+    kv_status status = read_lock(&store->lock_file, before, err);
+    if (status < 0)
+        return status;
+    mine.size = (size_t)snprintf(mine.bytes, sizeof mine.bytes, "%lld\n", (long long)getpid());
+    return write_lock(&store->lock_file, &mine, err);
+}
+
+static void unsign_lock(kv_store *store, const lock_text *content) {
     if (store->lock_file.fd >= 0 && !store->options.read_only)
         (void)!write_lock(&store->lock_file, content, NULL); /* for people; the lock is not in it */
-    kv_file_close(&store->lock_file);
 }
 
 /* ---- What is in the directory --------------------------------------------------------------------- */
@@ -90,6 +92,7 @@ typedef struct contents {
     bool store_file;
     uint64_t segments;
     uint64_t segment_max;
+    bool lock_file;
     bool foreign; /* a file that is none of a store's */
 } contents;
 
@@ -102,8 +105,10 @@ static bool note_name(void *arg, const char *name) {
             c->segment_max = sequence;
     } else if (strcmp(name, KV_STORE_FILE) == 0) {
         c->store_file = true;
-    } else if (strcmp(name, LOCK_FILE) != 0 && strcmp(name, STORE_FILE_NEW) != 0 &&
-               strcmp(name, KV_SEGMENT_SPARE) != 0 && strcmp(name, KV_TORN_FILE) != 0) {
+    } else if (strcmp(name, LOCK_FILE) == 0) {
+        c->lock_file = true;
+    } else if (strcmp(name, STORE_FILE_NEW) != 0 && strcmp(name, KV_SEGMENT_SPARE) != 0 &&
+               strcmp(name, KV_TORN_FILE) != 0) {
         c->foreign = true;
     }
     return true;
@@ -133,6 +138,20 @@ static kv_status first_segment_used(const kv_dir *dir, bool *used, kv_error *err
     return status;
 }
 
+/* Without STORE: whether LOCK is somebody else's file of that name. */
+static kv_status lock_is_foreign(const kv_dir *dir, bool *foreign, kv_error *err) {
+    kv_file file;
+    uint64_t size;
+    kv_status status = kv_file_open(&file, dir, LOCK_FILE, KV_OPEN_READ, err);
+    if (status != KV_OK)
+        return status;
+    status = kv_file_size(&file, &size, err);
+    kv_file_close(&file);
+    if (status == KV_OK && size >= sizeof((lock_text *)0)->bytes)
+        *foreign = true;
+    return status;
+}
+
 /* A directory without STORE may become a store when nothing in it could be lost. */
 static kv_status check_may_create(kv_store *store, const contents *c, kv_error *err) {
     char path[KV_ERROR_PATH_SIZE];
@@ -145,7 +164,13 @@ static kv_status check_may_create(kv_store *store, const contents *c, kv_error *
     kv_dir_join(&store->dir, KV_STORE_FILE, path);
     if (used)
         return kv_fail_corrupt(err, path, -1, "the file is missing, but the log beside it is in use");
-    if (c->foreign)
+    bool foreign = c->foreign;
+    if (c->lock_file) {
+        kv_status status = lock_is_foreign(&store->dir, &foreign, err);
+        if (status < 0)
+            return status;
+    }
+    if (foreign)
         return kv_fail_sys(err, ENOTEMPTY, store->dir.path,
                            "this directory is not a store and not empty");
     if (!store->options.create || store->options.read_only)
@@ -260,16 +285,23 @@ static kv_status start_log(kv_store *store, kv_recovered *recovered, kv_error *e
     return kv_log_create(&start, &store->log, err);
 }
 
+/* Whether the directory is a store, or may become one. */
+static kv_status look(kv_store *store, contents *c, kv_error *err) {
+    kv_status status = list_directory(&store->dir, c, err);
+    return status == KV_OK && !c->store_file ? check_may_create(store, c, err) : status;
+}
+
 /* Everything behind the lock. */
-static kv_status open_locked(kv_store *store, kv_error *err) {
-    contents c;
+static kv_status open_signed(kv_store *store, const contents *contents, kv_error *err) {
     kv_identity identity;
     kv_recovered recovered = {.segment.file = KV_FILE_CLOSED};
-    kv_status status = list_directory(&store->dir, &c, err);
-    if (status == KV_OK && !c.store_file)
-        status = check_may_create(store, &c, err);
+    kv_status status = KV_OK;
+    /* A process that was killed may have renamed a file without having synced the directory: nothing may
+     * be promised on a name that is in the page cache only. */
+    if (contents->store_file && !store->options.read_only)
+        status = kv_dir_sync(&store->dir, err);
     if (status == KV_OK)
-        status = c.store_file ? read_identity(&store->dir, &identity, err)
+        status = contents->store_file ? read_identity(&store->dir, &identity, err)
                               : create_files(store, &identity, &recovered, err);
     if (status < 0)
         return status;
@@ -277,9 +309,12 @@ static kv_status open_locked(kv_store *store, kv_error *err) {
     status = kv_table_init(&store->table, identity.hash_key, err);
     if (status < 0)
         goto out;
-    if (c.store_file)
+    if (contents->store_file) {
+        kv_pool_set_exclusive(store->table.entries, true);
         status = kv_recover(&store->dir, identity.store_id, &store->table,
                             store->options.read_only, &recovered, &store->recovery, err);
+        kv_pool_set_exclusive(store->table.entries, false);
+    }
     if (status == KV_OK && store->options.read_only) {
         store->memory_entries = count_entries(&store->table);
     } else if (status == KV_OK) {
@@ -297,14 +332,26 @@ out:
 }
 
 kv_status kv_store_open_directory(kv_store *store, kv_error *err) {
-    lock_text before;
+    lock_text before = {0};
+    contents c;
     store->oldest_snapshot = KV_NO_SNAPSHOT;
-    kv_status status = lock_directory(store, &before, err);
+    /* A look before the lock, so that a directory that is none of ours does not get a LOCK; then one
+     * that counts. */
+    kv_status status = look(store, &c, err);
+    if (status == KV_OK)
+        status = lock_directory(store, err);
     if (status < 0)
         return status;
-    status = open_locked(store, err);
+    status = look(store, &c, err);
+    if (status == KV_OK)
+        status = sign_lock(store, &before, err);
+    if (status == KV_OK) {
+        status = open_signed(store, &c, err);
+        if (status < 0)
+            unsign_lock(store, &before);
+    }
     if (status < 0)
-        unlock_directory(store, &before);
+        kv_file_close(&store->lock_file);
     return status;
 }
 
@@ -327,7 +374,8 @@ kv_status kv_store_close(kv_store *store, kv_error *err) {
     kv_log_destroy(store->log);
     kv_table_fini(&store->table);
     if (store->dir.fd >= 0) {
-        unlock_directory(store, &nobody);
+        unsign_lock(store, &nobody);
+        kv_file_close(&store->lock_file);
         kv_dir_close(&store->dir);
     }
     return status;

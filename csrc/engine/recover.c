@@ -219,7 +219,8 @@ static kv_status read_frames(reader *r, uint64_t *lsn, uint64_t limit_lsn, bool 
             return KV_OK;
         }
         if (*lsn >= limit_lsn)
-            return KV_OK;
+            return kv_fail_corrupt(err, r->path, (int64_t)kv_segment_offset(r->segment, *lsn),
+                                   "a frame behind the start of the next segment");
         status = apply_frame(r, &header, payload, err);
         if (status < 0)
             return status;

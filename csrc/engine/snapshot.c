@@ -76,10 +76,12 @@ kv_status kv_snapshot_create(kv_db *db, kv_snapshot **out, kv_error *err) {
 void kv_snapshot_destroy(kv_snapshot *snapshot) {
     if (snapshot == NULL)
         return;
-    /* A closed handle has dropped its snapshots already. */
     if (kv_db_enter(snapshot->db, NULL) == KV_OK) {
         kv_snapshot_unregister(snapshot->db->store, snapshot);
         kv_db_leave(snapshot->db);
+    } else {
+        /* A closed handle has dropped its snapshots; one that is being closed will, so wait for that. */
+        (void)!kv_close(snapshot->db, NULL);
     }
     kv_mem_free(snapshot);
 }

@@ -342,12 +342,16 @@ static kv_status shard_split(kv_table *table, kv_shard *shard, kv_error *err) {
             right_bytes += kv_entry_data_size(e);
         }
     }
-    /* A quarter more than now, so that the next inserts do not grow them at once. */
+    /* Both arrays get their full size at once.  Shards fill up at the same pace, so smaller arrays would
+     * all be outgrown at about the same time, and the memory that they leave behind is of a size that
+     * nobody needs then: measured, 10 bytes an item. */
     size_t left_count = g.count - right_count;
     kv_status status = KV_OK;
-    kv_shard *right =
-        shard_create(table, right_start, depth, right_count + right_count / 4);
-    kv_array left_array = kv_array_create(table, (uint32_t)(left_count + left_count / 4));
+    kv_shard *right = shard_create(table, right_start, depth,
+                                   right_count > SHARD_ENTRIES_MAX ? right_count
+                                                                   : SHARD_ENTRIES_MAX);
+    kv_array left_array = kv_array_create(
+        table, (uint32_t)(left_count > SHARD_ENTRIES_MAX ? left_count : SHARD_ENTRIES_MAX));
     if (right == NULL || left_array == 0) {
         status = kv_fail_nomem(err, KV_SHARD_BUCKETS_MAX * sizeof(kv_bucket));
         goto out;

@@ -6,9 +6,9 @@
  * Bits of a hash:   63 ........ 32   31 ... 16   15 .. 8   2 .. 0
  *                   directory        bucket      tag       stripe of the pool
  *
- * A shard owns the hashes that share its upper `depth` bits.  It starts with two buckets, grows in
- * steps of 1.33 to 1.5 up to 64 (384 entries), and then splits in two by itself: no insert pays for
- * more than one shard.  A shard is never freed and its left half keeps its identity, so a reader may
+ * A shard owns the hashes that share its upper `depth` bits.  The first ones start with two buckets and
+ * grow, in steps of 1.33 to 1.5, up to 64 (384 entries); then a shard splits in two by itself, and no
+ * insert pays for more than one shard.  A shard is never freed and its left half keeps its identity, so a reader may
  * come to it by an old directory: it locks the shard, sees whether it still owns the hash, and looks
  * again if not.  Old directories stay until the table ends (their sizes are a geometric series).
  *
@@ -221,6 +221,8 @@ static inline void kv_shard_prefetch_bucket(const kv_shard *shard, uint64_t hash
 
 static inline void kv_shard_prefetch_entry(const kv_shard *shard, uint64_t hash) {
     kv_array array = kv_shard_array(shard);
+    if (kv_array_count(array) > KV_POOL_SLAB_MAX / sizeof(kv_bucket))
+        return; /* such an array may be unmapped when somebody replaces it */
     uint32_t index = kv_bucket_index(kv_hash_bucket_bits(hash), kv_array_count(array));
     kv_bucket *bucket = kv_array_buckets(array) + index;
     uint64_t tags = atomic_load_explicit(&bucket->tags, memory_order_relaxed);

@@ -268,8 +268,9 @@ static kv_status try_write(kv_store *store, key_write *w, kv_ticket *ticket, kv_
         /* The answer tells what another thread wrote: it may leave only when that is committed. */
         uint64_t lsn = kv_undo_latest_change(shard, w->hash, w->key,
                                              kv_log_committed(store->log));
-        if (lsn != 0 && kv_log_attach(store->log, lsn, ticket) == KV_BUSY)
-            outcome = KV_BUSY;
+        kv_status attached = lsn != 0 ? kv_log_attach(store->log, lsn, ticket, err) : KV_OK;
+        if (attached != KV_OK)
+            outcome = attached;
     }
     kv_shard_unlock(shard);
     kv_undo_free_all(&store->table, dead);
@@ -326,7 +327,8 @@ static kv_status write_key(kv_db *db, key_write *w, kv_error *err) {
         /* We saw a change that was then undone: look again. */
     }
     kv_entry_release(store->table.entries, w->new);
-    if (status < 0 && w->old_is_set)
+    /* An earlier try may have given a value out that the last one does not. */
+    if (w->old_is_set && status != (w->action == REMOVE ? KV_OK : KV_UNCHANGED))
         kv_value_release(w->old);
 out:
     kv_db_leave(db);
@@ -371,6 +373,23 @@ kv_status kv_incr(kv_db *db, kv_bytes key, int64_t by, unsigned flags, int64_t *
     return status;
 }
 
+/* ---- An empty store ---------------------------------------------------------------------------------- */
+
+static uint64_t rollbacks_so_far(const kv_store *store) {
+    return store->log != NULL ? kv_log_rollbacks(store->log) : 0;
+}
+
+/* The store was seen empty, which may be another thread's doing and not committed yet: waits until it
+ * is.  KV_BUSY: it was undone (`rollbacks` is from before the look), so look again. */
+static kv_status confirm_empty(kv_store *store, uint64_t rollbacks, kv_error *err) {
+    if (store->log == NULL)
+        return KV_OK;
+    kv_log_pause(store->log);
+    if (kv_log_rollbacks(store->log) == rollbacks)
+        return KV_OK;
+    return kv_log_failed(store->log, err) ? KV_ERR_FAILED : KV_BUSY;
+}
+
 /* ---- Some key ------------------------------------------------------------------------------------------ */
 
 static void keep_one(void *arg, kv_entry *e) {
@@ -407,13 +426,14 @@ kv_status kv_pop_any(kv_db *db, unsigned flags, kv_item *item, kv_error *err) {
         if (status != KV_OK)
             return status;
         kv_store *store = db->store;
+        uint64_t rollbacks = rollbacks_so_far(store);
         kv_entry *e = any_entry(store);
         if (e == NULL) {
-            /* That it is empty may be another thread's doing, not yet committed. */
-            if (store->log != NULL)
-                kv_log_pause(store->log);
+            status = confirm_empty(store, rollbacks, err);
             kv_db_leave(db);
-            return KV_NOTFOUND;
+            if (status == KV_BUSY)
+                continue;
+            return status < 0 ? status : KV_NOTFOUND;
         }
         kv_value value;
         status = kv_pop(db, kv_entry_key(e), flags | KV_PIN, &value, err);
@@ -487,8 +507,9 @@ static void sort_by_hash(sort_key *keys, sort_key *spare, size_t count) {
 }
 
 static bool same_key(const batch_item *item, const kv_op *op, uint64_t hash) {
-    return item->hash == hash && item->op->key.size == op->key.size &&
-           memcmp(item->op->key.data, op->key.data, op->key.size) == 0;
+    size_t size = op->key.size;
+    return item->hash == hash && item->op->key.size == size &&
+           (size == 0 || memcmp(item->op->key.data, op->key.data, size) == 0);
 }
 
 /* The items in order, of several on one key the last. */
@@ -616,7 +637,7 @@ static kv_undo *batch_link(batch *b, uint64_t lsn) {
 }
 
 /* When nothing is to be changed: the latest commit that made it so. */
-static kv_status batch_attach(batch *b, kv_ticket *ticket) {
+static kv_status batch_attach(batch *b, kv_ticket *ticket, kv_error *err) {
     uint64_t latest = 0;
     if (b->store->log == NULL)
         return KV_OK;
@@ -627,7 +648,7 @@ static kv_status batch_attach(batch *b, kv_ticket *ticket) {
         if (lsn > latest)
             latest = lsn;
     }
-    return latest == 0 ? KV_OK : kv_log_attach(b->store->log, latest, ticket);
+    return latest == 0 ? KV_OK : kv_log_attach(b->store->log, latest, ticket, err);
 }
 
 static kv_status batch_try(batch *b, kv_ticket *ticket, kv_error *err) {
@@ -637,7 +658,7 @@ static kv_status batch_try(batch *b, kv_ticket *ticket, kv_error *err) {
     if (status == KV_OK)
         status = batch_look(b, err);
     if (status == KV_OK && b->record_count == 0) {
-        status = batch_attach(b, ticket);
+        status = batch_attach(b, ticket, err);
     } else if (status == KV_OK) {
         status = append(b->store, b->records, b->record_count, b->bytes, b->entries_change,
                         b->flags, ticket, err);
@@ -692,6 +713,9 @@ static kv_status check_ops(const kv_op *ops, size_t count, kv_error *err) {
     uint64_t bytes = KV_FRAME_HEADER_SIZE;
     for (size_t i = 0; i < count; i++) {
         const kv_op *op = &ops[i];
+        if (op->kind != KV_OP_PUT && op->kind != KV_OP_DELETE)
+            return kv_fail(err, KV_ERR_INVALID, "operation %zu has the unknown kind %d", i,
+                           (int)op->kind);
         kv_status status = kv_check_key(op->key, err);
         if (status == KV_OK && op->kind == KV_OP_PUT)
             status = kv_check_value(op->value, err);
@@ -707,6 +731,8 @@ static kv_status check_ops(const kv_op *ops, size_t count, kv_error *err) {
 
 kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, uint64_t *deleted,
                    kv_error *err) {
+    if (flags & KV_NOWAIT)
+        return KV_BUSY; /* many locks */
     kv_status status = begin(db, flags, err);
     if (status != KV_OK)
         return status;
@@ -852,18 +878,22 @@ static kv_status clear_try(kv_store *store, clearing *c, unsigned flags, kv_tick
 }
 
 kv_status kv_clear(kv_db *db, unsigned flags, kv_error *err) {
+    if (flags & KV_NOWAIT)
+        return KV_BUSY;
     kv_status status = begin(db, flags, err);
     if (status != KV_OK)
         return status;
     kv_store *store = db->store;
     clearing c = {0};
     kv_ticket ticket;
-    while ((status = clear_try(store, &c, flags, &ticket, err)) == KV_BUSY)
-        kv_log_pause(store->log);
-    if (status == KV_OK && c.entries == 0 && store->log != NULL)
-        kv_log_pause(store->log); /* who emptied it may not be committed yet */
-    if (status == KV_OK)
-        status = wait_for(store, &ticket, err);
+    do {
+        uint64_t rollbacks = rollbacks_so_far(store);
+        while ((status = clear_try(store, &c, flags, &ticket, err)) == KV_BUSY)
+            kv_log_pause(store->log);
+        if (status == KV_OK)
+            status = c.entries > 0 ? wait_for(store, &ticket, err)
+                                   : confirm_empty(store, rollbacks, err);
+    } while (status == KV_BUSY);
     if (status == KV_OK && store->log != NULL)
         kv_store_prune_all(store);
     kv_mem_free(c.items);
