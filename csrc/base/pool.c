@@ -12,7 +12,6 @@
 #include "mem.h"
 
 #define SLAB_SIZE 65536u
-#define SLAB_HEADER_SIZE 64u
 #define AREA_ALIGNMENT (2u << 20) /* a huge page */
 #define AREA_SIZE_FIRST (256u << 10) /* of ordinary pages: a small store stays small */
 #define AREA_SIZE_MAX (64u << 20)
@@ -21,16 +20,18 @@
 #define FINE_COUNT (FINE_MAX / 16)
 #define CLASS_COUNT (FINE_COUNT + 24)
 
-/* Starts each slab. */
+/* Starts each slab.  Which blocks are free stands in a map here, not in the blocks: taking one touches no
+ * memory but the slab's first lines, and blocks come in the order of their addresses. */
 typedef struct slab {
     kv_pool *pool;
     struct slab *next, *prev; /* in its class's list of slabs with free blocks, or of free slabs */
-    void *free_blocks;        /* linked through their first word */
-    uint32_t carved;          /* offset of the part never handed out */
+    uint32_t first;           /* offset of the first block */
+    uint16_t count;           /* blocks in the slab */
     uint16_t used;            /* blocks out, those in magazines included */
+    uint16_t hint;            /* no free block stands in a word of the map before this one */
     bool listed;              /* in its class's list */
+    uint64_t free_map[];      /* bit i: block i is free */
 } slab;
-static_assert(sizeof(slab) <= SLAB_HEADER_SIZE, "the header has its own line");
 
 /* Before each large block. */
 typedef struct large {
@@ -178,9 +179,41 @@ static slab *slab_take(kv_pool *pool) {
         pool->fresh_size -= SLAB_SIZE;
     }
     kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
-    if (s != NULL)
-        *s = (slab){.pool = pool, .carved = SLAB_HEADER_SIZE};
     return s;
+}
+
+/* Lays an empty slab out for blocks of `size` bytes. */
+static void slab_format(slab *s, kv_pool *pool, size_t size) {
+    uint32_t count = (uint32_t)((SLAB_SIZE - sizeof *s) / size), first, words;
+    for (;; count--) {
+        words = (count + 63) / 64;
+        first = (uint32_t)(sizeof *s + words * sizeof s->free_map[0] + 63) & ~63u;
+        if (first + count * size <= SLAB_SIZE)
+            break;
+    }
+    *s = (slab){.pool = pool, .first = first, .count = (uint16_t)count};
+    for (uint32_t i = 0; i < words; i++)
+        s->free_map[i] = count - i * 64 >= 64 ? UINT64_MAX : (UINT64_C(1) << (count - i * 64)) - 1;
+}
+
+/* One of the free blocks that the slab has. */
+static void *slab_take_block(slab *s, size_t size) {
+    while (s->free_map[s->hint] == 0)
+        s->hint++;
+    uint64_t *word = &s->free_map[s->hint];
+    uint32_t index = s->hint * 64u + (uint32_t)__builtin_ctzll(*word);
+    *word &= *word - 1;
+    s->used++;
+    return (char *)s + s->first + index * size;
+}
+
+static void slab_put_block(slab *s, void *block, size_t size) {
+    uint32_t index = (uint32_t)((char *)block - (char *)s - s->first) / (uint32_t)size;
+    assert((s->free_map[index / 64] >> (index % 64) & 1) == 0); /* not freed twice */
+    s->free_map[index / 64] |= UINT64_C(1) << (index % 64);
+    if (index / 64 < s->hint)
+        s->hint = (uint16_t)(index / 64);
+    s->used--;
 }
 
 static void slab_give_back(kv_pool *pool, slab *s) {
@@ -220,34 +253,23 @@ static bool refill(kv_pool *pool, size_class *c, unsigned index) {
             s = slab_take(pool);
             if (s == NULL)
                 break;
+            slab_format(s, pool, size);
             list_add(c, s);
         }
-        void *block = s->free_blocks;
-        if (block != NULL) {
-            s->free_blocks = (void *)(uintptr_t)atomic_load_explicit(
-                (_Atomic uintptr_t *)block, memory_order_relaxed);
-        } else {
-            block = (char *)s + s->carved;
-            s->carved += (uint32_t)size;
-        }
-        s->used++;
-        if (s->free_blocks == NULL && s->carved + size > SLAB_SIZE)
+        c->magazine[c->magazine_count++] = slab_take_block(s, size);
+        if (s->used == s->count)
             list_remove(c, s);
-        c->magazine[c->magazine_count++] = block;
     }
     return c->magazine_count > 0;
 }
 
 /* Gives the older half of a full magazine back to the slabs.  The stripe is locked. */
-static void spill(kv_pool *pool, size_class *c) {
+static void spill(kv_pool *pool, size_class *c, size_t size) {
     uint32_t count = MAGAZINE_SIZE / 2;
     for (uint32_t i = 0; i < count; i++) {
         void *block = c->magazine[i];
         slab *s = slab_of(block);
-        atomic_store_explicit((_Atomic uintptr_t *)block, (uintptr_t)s->free_blocks,
-                              memory_order_relaxed);
-        s->free_blocks = block;
-        s->used--;
+        slab_put_block(s, block, size);
         if (!s->listed) {
             list_add(c, s);
         } else if (s->used == 0 && (s->next != NULL || s->prev != NULL)) {
@@ -295,18 +317,63 @@ static void large_free(kv_pool *pool, void *memory) {
     kv_mem_free(block);
 }
 
+static void *alloc_locked(kv_pool *pool, stripe *st, size_t size) {
+    unsigned index = class_of(size);
+    size_class *c = &st->classes[index];
+    if (c->magazine_count == 0 && !refill(pool, c, index))
+        return NULL;
+    return c->magazine[--c->magazine_count];
+}
+
+static void free_locked(kv_pool *pool, stripe *st, void *block, size_t size) {
+    unsigned index = class_of(size);
+    size_class *c = &st->classes[index];
+    if (c->magazine_count == MAGAZINE_SIZE)
+        spill(pool, c, class_size(index));
+    c->magazine[c->magazine_count++] = block;
+}
+
 void *kv_pool_alloc(kv_pool *pool, unsigned stripe_index, size_t size) {
     if (size > KV_POOL_SLAB_MAX)
         return large_alloc(pool, size);
-    unsigned index = class_of(size);
     stripe *st = &pool->stripes[stripe_index];
-    size_class *c = &st->classes[index];
-    void *block = NULL;
     stripe_lock(pool, st);
-    if (c->magazine_count > 0 || refill(pool, c, index))
-        block = c->magazine[--c->magazine_count];
+    void *block = alloc_locked(pool, st, size);
     stripe_unlock(pool, st);
     return block;
+}
+
+bool kv_pool_alloc_many(kv_pool *pool, unsigned stripe_index, const size_t *sizes, void **blocks,
+                        size_t count) {
+    stripe *st = &pool->stripes[stripe_index];
+    size_t made = 0;
+    stripe_lock(pool, st);
+    for (; made < count; made++) {
+        blocks[made] = sizes[made] > KV_POOL_SLAB_MAX ? large_alloc(pool, sizes[made])
+                                                      : alloc_locked(pool, st, sizes[made]);
+        if (blocks[made] == NULL)
+            break;
+    }
+    stripe_unlock(pool, st);
+    if (made == count)
+        return true;
+    kv_pool_free_many(pool, stripe_index, blocks, sizes, made);
+    return false;
+}
+
+void kv_pool_free_many(kv_pool *pool, unsigned stripe_index, void *const *blocks,
+                       const size_t *sizes, size_t count) {
+    if (count == 0 || atomic_load_explicit(&pool->abandoned, memory_order_relaxed))
+        return;
+    stripe *st = &pool->stripes[stripe_index];
+    stripe_lock(pool, st);
+    for (size_t i = 0; i < count; i++) {
+        if (sizes[i] > KV_POOL_SLAB_MAX)
+            large_free(pool, blocks[i]);
+        else
+            free_locked(pool, st, blocks[i], sizes[i]);
+    }
+    stripe_unlock(pool, st);
 }
 
 void kv_pool_free(kv_pool *pool, unsigned stripe_index, void *block, size_t size) {
@@ -317,11 +384,8 @@ void kv_pool_free(kv_pool *pool, unsigned stripe_index, void *block, size_t size
         return;
     }
     stripe *st = &pool->stripes[stripe_index];
-    size_class *c = &st->classes[class_of(size)];
     stripe_lock(pool, st);
-    if (c->magazine_count == MAGAZINE_SIZE)
-        spill(pool, c);
-    c->magazine[c->magazine_count++] = block;
+    free_locked(pool, st, block, size);
     stripe_unlock(pool, st);
 }
 

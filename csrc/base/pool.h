@@ -8,8 +8,8 @@
  *    larger ones come from the heap and are kept in a list, so that destroying the pool frees all.
  *  - The caller names size and stripe again when it frees: a block carries no header.
  *  - The memory of slabs is never unmapped before the pool's end.  A reader may therefore look at such a
- *    block that was freed meanwhile (with atomic loads, to prefetch) and sees garbage at worst; the
- *    pool itself writes into free blocks with atomic stores only.  Not so for larger blocks.
+ *    block that was freed meanwhile (with atomic loads, to prefetch) and sees garbage at worst; the pool
+ *    itself never writes into a free block.  Not so for larger blocks.
  *  - A pool lives until its last reference: the store's, or a pinned value's.
  *
  * Stripes exist so that threads seldom meet; the caller spreads (by hash, say).
@@ -34,6 +34,12 @@ void kv_pool_release(kv_pool *pool); /* the last release frees every block */
  * stripe < KV_POOL_STRIPES. */
 void *kv_pool_alloc(kv_pool *pool, unsigned stripe, size_t size);
 void kv_pool_free(kv_pool *pool, unsigned stripe, void *block, size_t size);
+
+/* The same for `count` blocks under one lock; false (and none): no memory. */
+bool kv_pool_alloc_many(kv_pool *pool, unsigned stripe, const size_t *sizes, void **blocks,
+                        size_t count);
+void kv_pool_free_many(kv_pool *pool, unsigned stripe, void *const *blocks, const size_t *sizes,
+                       size_t count);
 
 /* While `exclusive`, one thread has the pool for itself and its stripes are not locked: a locked
  * instruction waits for all stores before it, and those go to memory that nobody has touched yet

@@ -48,13 +48,10 @@ static inline bool kv_entry_has_key(const kv_entry *e, kv_bytes key) {
            (key.size == 0 || memcmp(e->bytes, key.data, key.size) == 0);
 }
 
-/* With one reference (the caller's); NULL when there is no memory. */
-static inline kv_entry *kv_entry_create(kv_pool *pool, uint64_t hash, kv_bytes key,
-                                        kv_bytes value) {
-    unsigned stripe = (unsigned)(hash % KV_POOL_STRIPES);
-    kv_entry *e = kv_pool_alloc(pool, stripe, kv_entry_block_size(key.size, value.size));
-    if (e == NULL)
-        return NULL;
+/* Makes an entry of a block from that stripe, with one reference (the caller's). */
+static inline kv_entry *kv_entry_init(void *block, unsigned stripe, kv_bytes key,
+                                      kv_bytes value) {
+    kv_entry *e = block;
     atomic_store_explicit(&e->references, 1, memory_order_relaxed);
     e->value_size = (uint32_t)value.size;
     e->key_size = (uint16_t)key.size;
@@ -67,19 +64,29 @@ static inline kv_entry *kv_entry_create(kv_pool *pool, uint64_t hash, kv_bytes k
     return e;
 }
 
+/* NULL when there is no memory. */
+static inline kv_entry *kv_entry_create(kv_pool *pool, uint64_t hash, kv_bytes key,
+                                        kv_bytes value) {
+    unsigned stripe = (unsigned)(hash % KV_POOL_STRIPES);
+    void *block = kv_pool_alloc(pool, stripe, kv_entry_block_size(key.size, value.size));
+    return block != NULL ? kv_entry_init(block, stripe, key, value) : NULL;
+}
+
 static inline void kv_entry_acquire(kv_entry *e) {
     atomic_fetch_add_explicit(&e->references, 1, memory_order_relaxed);
 }
 
+/* Gives a reference back; true: it was the last one, and the block is the caller's to free. */
+static inline bool kv_entry_drop(kv_entry *e) {
+    /* Acquire pairs with the release of whoever let go before: its reads are over. */
+    return atomic_load_explicit(&e->references, memory_order_acquire) == 1 ||
+           atomic_fetch_sub_explicit(&e->references, 1, memory_order_acq_rel) == 1;
+}
+
 /* NULL is allowed. */
 static inline void kv_entry_release(kv_pool *pool, kv_entry *e) {
-    if (e == NULL)
-        return;
-    /* Acquire pairs with the release of whoever let go before: its reads are over. */
-    if (atomic_load_explicit(&e->references, memory_order_acquire) != 1 &&
-        atomic_fetch_sub_explicit(&e->references, 1, memory_order_acq_rel) != 1)
-        return;
-    kv_pool_free(pool, e->stripe, e, kv_entry_block_size(e->key_size, e->value_size));
+    if (e != NULL && kv_entry_drop(e))
+        kv_pool_free(pool, e->stripe, e, kv_entry_block_size(e->key_size, e->value_size));
 }
 
 #endif

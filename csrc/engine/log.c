@@ -21,6 +21,8 @@
 #define GROUP_SIGNAL 2u /* added to it: look again, nobody leads */
 #define GROUP_SIZE_MAX (UINT64_C(2) << 30) /* bytes; a frame's size has 32 bits */
 #define BUFFER_SIZE_FIRST 65536u
+#define SMALL_FRAME_MAX 65536u /* larger ones take 1.4 times as long in a segment that is only reserved,
+                                  which is what writing its zeros would cost them (segment.h) */
 #define BUFFER_KEEP_MAX (4u << 20) /* a larger buffer is not kept for the next group */
 
 struct kv_group {
@@ -64,6 +66,7 @@ struct kv_log {
     uint8_t *kept_buffer; /* for the next group */
     size_t kept_capacity;
     uint64_t spare_size;
+    bool small_frames; /* of late: the next segment is better written full of zeros */
     kv_file spare; /* SPARE_READY */
     bool failed;
     kv_error failure;
@@ -266,7 +269,7 @@ static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, kv_error
             break;
         kv_futex_wait(&log->spare_word, SPARE_MAKING, KV_FUTEX_FOREVER);
     }
-    return kv_segment_prepare(spare, log->dir, size, err);
+    return kv_segment_prepare(spare, log->dir, size, log->small_frames, err);
 }
 
 static uint64_t next_segment_size(const kv_log *log, uint64_t frame_size) {
@@ -398,6 +401,7 @@ static void keep_buffer_locked(kv_log *log, kv_group *g) {
 static void publish_locked(kv_log *log, kv_group *g) {
     atomic_fetch_add_explicit(&log->entries, (uint64_t)g->entries_change, memory_order_relaxed);
     atomic_store_explicit(&log->committed, log->write_lsn, memory_order_release);
+    log->small_frames = g->size < SMALL_FRAME_MAX;
     if (g->size > 0)
         log->unmarked = g->kind == KV_FRAME_COMMITS;
     uint64_t half = log->segment.header.file_size / 2;
@@ -634,6 +638,7 @@ static void make_spare(kv_log *log) {
     bool wanted =
         atomic_load_explicit(&log->spare_word, memory_order_relaxed) == SPARE_WANTED;
     uint64_t size = log->spare_size;
+    bool written = log->small_frames;
     if (wanted)
         atomic_store_explicit(&log->spare_word, SPARE_MAKING, memory_order_relaxed);
     UNLOCK(log);
@@ -641,7 +646,7 @@ static void make_spare(kv_log *log) {
         return;
     kv_file spare;
     /* A failure is not reported here: whoever needs the segment tries again, and reports. */
-    bool made = kv_segment_prepare(&spare, log->dir, size, NULL) == KV_OK;
+    bool made = kv_segment_prepare(&spare, log->dir, size, written, NULL) == KV_OK;
     LOCK(log);
     if (made)
         log->spare = spare;
@@ -752,6 +757,7 @@ kv_status kv_log_create(const kv_log_start *start, kv_log **out, kv_error *err) 
     log->log_bytes = start->log_bytes;
     log->unmarked = start->unmarked;
     log->spare.fd = -1;
+    log->small_frames = true;
     int error = keeper_start(log);
     if (error != 0) {
         kv_mem_free(log);

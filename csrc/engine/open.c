@@ -216,7 +216,7 @@ static kv_status create_files(kv_store *store, kv_identity *identity, kv_recover
         return status;
     memcpy(header.store_id, identity->store_id, sizeof header.store_id);
     header.file_size = kv_segment_size_for(0, store->options.segment_size_min);
-    status = kv_segment_prepare(&spare, &store->dir, header.file_size, err);
+    status = kv_segment_prepare(&spare, &store->dir, header.file_size, true, err);
     if (status < 0)
         return status;
     status = kv_segment_begin(&recovered->segment, &spare, &header, err);

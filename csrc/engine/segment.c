@@ -22,13 +22,15 @@ uint64_t kv_segment_size_for(uint64_t frame_size, uint64_t size_wanted) {
     return needed > size_wanted ? needed : size_wanted;
 }
 
-kv_status kv_segment_prepare(kv_file *file, const kv_dir *dir, uint64_t size, kv_error *err) {
+kv_status kv_segment_prepare(kv_file *file, const kv_dir *dir, uint64_t size, bool written,
+                             kv_error *err) {
     kv_status status = kv_file_open(file, dir, KV_SEGMENT_SPARE, KV_OPEN_CREATE, err);
     if (status < 0)
         return status;
     status = kv_file_truncate(file, 0, err);
     if (status == KV_OK)
-        status = kv_file_write_zeros(file, size, 0, err);
+        status = written ? kv_file_write_zeros(file, size, 0, err)
+                         : kv_file_reserve(file, size, err);
     if (status == KV_OK) {
         /* Not yet a part of the log: here, and only here, a sync may run out of space and the log go
          * on.  (A failed sync is KV_ERR_IO otherwise, whatever its cause.) */

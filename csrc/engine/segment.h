@@ -2,7 +2,8 @@
  *
  * Layer: engine (above format.h, os/file.h).  A segment is written full of zeros and synced before
  * its first frame, so that a commit's sync changes neither the file's size nor its extents (half as
- * many syncs a second otherwise).  It gets its header, then its name:
+ * many syncs a second otherwise).  When frames are large that no longer pays for writing everything
+ * twice, and the room is only reserved.  Either way it reads as zeros.  It gets its header, then its name:
  *
  *   spare.log, zeros, synced -> header, synced -> NNNNNNNN.log -> directory synced -> frames
  *
@@ -33,9 +34,10 @@ uint64_t kv_segment_sequence(const char *name);
 /* The size for a segment that has to hold a frame of `frame_size` bytes and the end frame. */
 uint64_t kv_segment_size_for(uint64_t frame_size, uint64_t size_wanted);
 
-/* Makes spare.log: `size` zero bytes, synced.  Takes long; on failure the file is removed. */
-kv_status kv_segment_prepare(kv_file *file, const kv_dir *dir, uint64_t size, kv_error *err)
-    KV_MUST_CHECK;
+/* Makes spare.log: `size` zero bytes, synced; written (which takes long) or only reserved.  On failure
+ * the file is removed. */
+kv_status kv_segment_prepare(kv_file *file, const kv_dir *dir, uint64_t size, bool written,
+                             kv_error *err) KV_MUST_CHECK;
 
 /* Turns a prepared file into the segment that `header` says.  Taken: `file` is moved into
  * `segment`, or closed on failure (the spare may then be left behind; open removes it). */

@@ -3,12 +3,36 @@
 
 #include "../base/mem.h"
 
+#define MANY 64u /* blocks taken or given back under one lock */
+
 kv_undo *kv_undo_create(kv_table *table, uint64_t hash) {
-    return kv_pool_alloc(table->entries, hash % KV_POOL_STRIPES, sizeof(kv_undo));
+    unsigned stripe = (unsigned)(hash % KV_POOL_STRIPES);
+    kv_undo *record = kv_pool_alloc(table->entries, stripe, sizeof *record);
+    if (record != NULL)
+        record->stripe = (uint8_t)stripe;
+    return record;
 }
 
-void kv_undo_discard(kv_table *table, kv_undo *record, uint64_t hash) {
-    kv_pool_free(table->entries, hash % KV_POOL_STRIPES, record, sizeof *record);
+bool kv_undo_create_many(kv_table *table, unsigned stripe, kv_undo **records, size_t count) {
+    size_t sizes[MANY];
+    for (size_t i = 0; i < MANY; i++)
+        sizes[i] = sizeof(kv_undo);
+    for (size_t made = 0; made < count;) {
+        size_t part = count - made < MANY ? count - made : MANY;
+        if (!kv_pool_alloc_many(table->entries, stripe, sizes, (void **)&records[made], part)) {
+            while (made > 0)
+                kv_undo_discard(table, records[--made]);
+            return false;
+        }
+        for (size_t end = made + part; made < end; made++)
+            records[made]->stripe = (uint8_t)stripe;
+    }
+    return true;
+}
+
+void kv_undo_discard(kv_table *table, kv_undo *record) {
+    if (record != NULL)
+        kv_pool_free(table->entries, record->stripe, record, sizeof *record);
 }
 
 void kv_undo_push(kv_shard *shard, kv_undo *record) {
@@ -71,24 +95,58 @@ kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn) {
     return dead;
 }
 
-static void release_entry(void *arg, kv_entry *e) {
-    kv_table *table = arg;
-    kv_entry_release(table->entries, e);
+/* Blocks on their way back to the pool, by stripe. */
+typedef struct sweeper {
+    kv_pool *pool;
+    size_t counts[KV_POOL_STRIPES];
+    void *blocks[KV_POOL_STRIPES][MANY];
+    size_t sizes[KV_POOL_STRIPES][MANY];
+} sweeper;
+
+static void sweep_stripe(sweeper *s, unsigned stripe) {
+    kv_pool_free_many(s->pool, stripe, s->blocks[stripe], s->sizes[stripe], s->counts[stripe]);
+    s->counts[stripe] = 0;
+}
+
+static void sweep_block(sweeper *s, unsigned stripe, void *block, size_t size) {
+    if (s->counts[stripe] == MANY)
+        sweep_stripe(s, stripe);
+    s->blocks[stripe][s->counts[stripe]] = block;
+    s->sizes[stripe][s->counts[stripe]++] = size;
+}
+
+static void sweep_entry(void *arg, kv_entry *e) {
+    if (e != NULL && kv_entry_drop(e))
+        sweep_block(arg, e->stripe, e, kv_entry_block_size(e->key_size, e->value_size));
+}
+
+static void free_one(kv_table *table, kv_undo *r) {
+    kv_entry_release(table->entries, r->change.before);
+    kv_undo_discard(table, r);
 }
 
 void kv_undo_free_all(kv_table *table, kv_undo *records) {
+    if (records == NULL)
+        return;
+    if (records->next == NULL && records->kind == KV_UNDO_CHANGE) {
+        free_one(table, records); /* the most frequent case by far */
+        return;
+    }
+    sweeper s;
+    s.pool = table->entries;
+    memset(s.counts, 0, sizeof s.counts);
     for (kv_undo *r = records, *next; r != NULL; r = next) {
         next = r->next;
-        uint64_t hash = 0;
         if (r->kind == KV_UNDO_CLEAR) {
-            kv_array_visit(r->clear.array, release_entry, table);
+            kv_array_visit(r->clear.array, sweep_entry, &s);
             kv_array_free(table, r->clear.array);
         } else {
-            hash = r->change.hash;
-            kv_entry_release(table->entries, r->change.before);
+            sweep_entry(&s, r->change.before);
         }
-        kv_undo_discard(table, r, hash);
+        sweep_block(&s, r->stripe, r, sizeof *r);
     }
+    for (unsigned stripe = 0; stripe < KV_POOL_STRIPES; stripe++)
+        sweep_stripe(&s, stripe);
 }
 
 /* ---- Rolling back -------------------------------------------------------------------------------- */
@@ -131,11 +189,9 @@ static kv_status undo_change(kv_table *table, kv_shard *shard, kv_undo *r, kv_er
 kv_status kv_undo_rollback(kv_table *table, kv_shard *shard, uint64_t lsn, kv_error *err) {
     while (shard->undo != NULL && shard->undo->lsn > lsn) {
         kv_undo *r = shard->undo;
-        uint64_t hash = 0;
         if (r->kind == KV_UNDO_CLEAR) {
             undo_clear(table, shard, r);
         } else {
-            hash = r->change.hash;
             kv_status status = undo_change(table, shard, r, err);
             if (status < 0)
                 return status;
@@ -144,7 +200,7 @@ kv_status kv_undo_rollback(kv_table *table, kv_shard *shard, uint64_t lsn, kv_er
         shard->undo_count--;
         if (shard->undo == NULL)
             shard->undo_oldest_lsn = 0;
-        kv_undo_discard(table, r, hash);
+        kv_undo_discard(table, r);
     }
     if (shard->last_lsn > lsn)
         shard->last_lsn = shard->undo != NULL ? shard->undo->lsn : shard->pruned_lsn;

@@ -38,13 +38,26 @@ struct kv_undo {
             uint32_t count;
         } clear;
     };
-    uint32_t kind;
+    uint8_t kind;
+    uint8_t stripe; /* of the pool it came from */
 };
 
-/* Records come from the table's pool, one stripe; NULL when there is no memory. */
+/* NULL when there is no memory. */
 kv_undo *kv_undo_create(kv_table *table, uint64_t hash);
+/* `count` of them; false (and none): there is no memory. */
+bool kv_undo_create_many(kv_table *table, unsigned stripe, kv_undo **records, size_t count);
 /* A record that was never pushed (NULL is allowed). */
-void kv_undo_discard(kv_table *table, kv_undo *record, uint64_t hash);
+void kv_undo_discard(kv_table *table, kv_undo *record);
+
+/* Fills a record, but for its place in a list. */
+static inline void kv_undo_set_change(kv_undo *record, uint64_t lsn, uint64_t hash,
+                                      kv_entry *before, kv_entry *after) {
+    record->lsn = lsn;
+    record->kind = KV_UNDO_CHANGE;
+    record->change.hash = hash;
+    record->change.before = before;
+    record->change.after = after;
+}
 
 /* The locked shard's change `record` (filled but for `next`) becomes its newest. */
 void kv_undo_push(kv_shard *shard, kv_undo *record);

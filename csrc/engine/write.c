@@ -24,6 +24,13 @@ static kv_undo *prune_locked(kv_store *store, kv_shard *shard) {
     return shard->undo == NULL ? NULL : kv_undo_prune(shard, kv_store_limit(store));
 }
 
+/* Remembers that somebody has to prune when a snapshot goes. */
+static void note_held(kv_store *store, const kv_shard *shard) {
+    if (shard->undo != NULL &&
+        atomic_load_explicit(&store->oldest_snapshot, memory_order_relaxed) != KV_NO_SNAPSHOT)
+        atomic_store_explicit(&store->snapshots_hold, true, memory_order_relaxed);
+}
+
 static void prune_hash(kv_store *store, uint64_t hash) {
     kv_shard *shard = kv_table_lock(&store->table, hash);
     kv_undo *dead = prune_locked(store, shard);
@@ -36,6 +43,7 @@ void kv_store_prune_all(kv_store *store) {
         kv_shard *shard = kv_table_lock(&store->table, hash);
         uint64_t last = kv_shard_range_last(shard);
         kv_undo *dead = prune_locked(store, shard);
+        note_held(store, shard);
         kv_shard_unlock(shard);
         kv_undo_free_all(&store->table, dead);
         if (last == UINT64_MAX)
@@ -57,27 +65,30 @@ kv_status kv_store_rollback(void *arg, uint64_t lsn, kv_error *err) {
     }
 }
 
-/* Puts the record on the list, or, when nobody will look behind this change, throws it away with
- * the entry that it holds.  What is to be freed comes back, for after unlocking. */
-static kv_undo *record_change(kv_store *store, kv_shard *shard, kv_undo *record) {
-    uint64_t limit = kv_store_limit(store);
-    kv_undo *dead = kv_undo_prune(shard, limit);
-    shard->last_lsn = record->lsn;
-    if (record->lsn > limit) {
-        kv_undo_push(shard, record);
-        if (atomic_load_explicit(&store->oldest_snapshot, memory_order_relaxed) != KV_NO_SNAPSHOT)
-            atomic_store_explicit(&store->snapshots_hold, true, memory_order_relaxed);
+/* Whether the change at `lsn` must leave a record: it is not committed, or a snapshot is older. */
+static bool needs_record(kv_store *store, uint64_t lsn) {
+    return store->log != NULL || lsn > kv_store_limit(store);
+}
+
+/* Enters the change at `lsn` into the shard's history, with its record if it has one.  What is to be freed
+ * comes back, for after unlocking. */
+static kv_undo *enter_change(kv_store *store, kv_shard *shard, uint64_t lsn, kv_undo *record) {
+    kv_undo *dead = prune_locked(store, shard);
+    shard->last_lsn = lsn;
+    if (record == NULL) {
+        assert(shard->undo == NULL);
+        shard->pruned_lsn = lsn;
         return dead;
     }
-    assert(shard->undo == NULL);
-    shard->pruned_lsn = record->lsn;
-    record->next = dead;
-    return record;
+    kv_undo_push(shard, record);
+    note_held(store, shard);
+    return dead;
 }
 
 /* ---- The log, or its place in a store without one ------------------------------------------------- */
 
-/* Gives the commit its LSN.  KV_BUSY: see kv_log_append. */
+/* Gives the commit its LSN.  KV_BUSY: see kv_log_append.  Without a log it cannot fail, and may be
+ * forgotten. */
 static kv_status append(kv_store *store, const kv_record *records, size_t count, uint64_t bytes,
                         int64_t entries_change, unsigned flags, kv_ticket *ticket,
                         kv_error *err) {
@@ -87,10 +98,13 @@ static kv_status append(kv_store *store, const kv_record *records, size_t count,
     /* Visible at once: readers of the shards concerned wait for their locks, which we hold. */
     ticket->lsn = atomic_fetch_add(&store->memory_lsn, 1) + 1;
     ticket->group = NULL;
-    if (entries_change != 0)
-        atomic_fetch_add_explicit(&store->memory_entries, (uint64_t)entries_change,
-                                  memory_order_relaxed);
     return KV_OK;
+}
+
+/* The log counts keys itself, with each group that it commits. */
+static void count_entries(kv_store *store, int64_t change) {
+    if (store->log == NULL && change != 0)
+        atomic_fetch_add_explicit(&store->memory_entries, (uint64_t)change, memory_order_relaxed);
 }
 
 static kv_status wait_for(kv_store *store, kv_ticket *ticket, kv_error *err) {
@@ -207,14 +221,22 @@ static void give_old(kv_store *store, key_write *w, kv_entry *old) {
     w->old_is_set = true;
 }
 
-/* Links w->new (or removes) under the shard's lock.  `old` and `place` are of this moment.
- * Afterwards `*dead` is to be freed.  Nothing is changed unless KV_OK. */
+/* What a change leaves to be freed when the shard is unlocked. */
+typedef struct remains {
+    kv_undo *records;
+    kv_entry *entry;
+} remains;
+
+/* Links w->new (or removes) under the shard's lock.  `old` and `place` are of this moment.  Nothing is
+ * changed unless KV_OK. */
 static kv_status change_locked(kv_store *store, kv_shard *shard, key_write *w, kv_entry *old,
-                               kv_place place, kv_ticket *ticket, kv_undo **dead,
-                               kv_error *err) {
-    kv_undo *record = kv_undo_create(&store->table, w->hash);
-    if (record == NULL)
-        return kv_fail_nomem(err, sizeof *record);
+                               kv_place place, kv_ticket *ticket, remains *dead, kv_error *err) {
+    kv_undo *record = NULL;
+    if (store->log != NULL) {
+        record = kv_undo_create(&store->table, w->hash);
+        if (record == NULL)
+            return kv_fail_nomem(err, sizeof *record);
+    }
     kv_record r = {.kind = w->new != NULL ? KV_RECORD_PUT : KV_RECORD_DELETE, .last = true};
     r.key = w->key;
     if (w->new != NULL)
@@ -222,8 +244,13 @@ static kv_status change_locked(kv_store *store, kv_shard *shard, key_write *w, k
     int64_t entries_change = (w->new != NULL) - (old != NULL);
     kv_status status = append(store, &r, 1, kv_record_size(r.key.size, r.value.size),
                               entries_change, w->flags, ticket, err);
+    if (status == KV_OK && record == NULL && needs_record(store, ticket->lsn)) {
+        record = kv_undo_create(&store->table, w->hash);
+        if (record == NULL)
+            return kv_fail_nomem(err, sizeof *record); /* an LSN without a change: no harm */
+    }
     if (status != KV_OK) {
-        kv_undo_discard(&store->table, record, w->hash);
+        kv_undo_discard(&store->table, record);
         return status;
     }
     if (old == NULL)
@@ -232,16 +259,19 @@ static kv_status change_locked(kv_store *store, kv_shard *shard, key_write *w, k
         kv_shard_replace(shard, place, w->new);
     else
         kv_shard_remove(shard, w->hash, place);
-    *record = (kv_undo){.lsn = ticket->lsn, .kind = KV_UNDO_CHANGE,
-                        .change = {.hash = w->hash, .before = old, .after = w->new}};
+    if (record != NULL)
+        kv_undo_set_change(record, ticket->lsn, w->hash, old, w->new);
+    else
+        dead->entry = old;
     w->new = NULL; /* the table's now */
-    *dead = record_change(store, shard, record);
+    dead->records = enter_change(store, shard, ticket->lsn, record);
+    count_entries(store, entries_change);
     return KV_OK;
 }
 
 /* Steps 2 to 5.  KV_BUSY: begin again, after a pause when there is a log. */
 static kv_status try_write(kv_store *store, key_write *w, kv_ticket *ticket, kv_error *err) {
-    kv_undo *dead = NULL;
+    remains dead = {0};
     kv_place place = {0};
     kv_status status, outcome;
     kv_shard *shard = w->flags & KV_NOWAIT ? kv_table_try_lock(&store->table, w->hash)
@@ -273,7 +303,8 @@ static kv_status try_write(kv_store *store, key_write *w, kv_ticket *ticket, kv_
             outcome = attached;
     }
     kv_shard_unlock(shard);
-    kv_undo_free_all(&store->table, dead);
+    kv_entry_release(store->table.entries, dead.entry);
+    kv_undo_free_all(&store->table, dead.records);
     if (outcome != KV_OK && w->action == INCR) {
         kv_entry_release(store->table.entries, w->new); /* made again next time */
         w->new = NULL;
@@ -458,7 +489,6 @@ typedef struct batch_item {
     const kv_op *op;
     kv_entry *new; /* NULL: a delete, or linked */
     kv_entry *old;
-    kv_undo *undo;
     kv_place place;
     uint32_t shard; /* index in batch.shards */
     bool effective; /* not a delete of a key that is not there */
@@ -469,7 +499,8 @@ typedef struct batch {
     batch_item *items; /* in the order of hashes, each key once */
     kv_record *records;
     kv_shard **shards; /* locked, in order */
-    size_t count, shard_count, record_count;
+    kv_undo **undo;    /* one for each record, or none */
+    size_t count, shard_count, record_count, undo_count;
     uint64_t bytes;
     int64_t entries_change;
     uint64_t deleted;
@@ -531,6 +562,31 @@ static void batch_fill(batch *b, const sort_key *keys, size_t count) {
     }
 }
 
+/* Builds the entries, a few under each of the pool's locks. */
+static kv_status batch_build(batch *b, kv_error *err) {
+    enum { MANY = 64 };
+    kv_pool *pool = b->store->table.entries;
+    unsigned stripe = (unsigned)(b->items[0].hash % KV_POOL_STRIPES);
+    batch_item *puts[MANY];
+    size_t sizes[MANY], many = 0;
+    void *blocks[MANY];
+    for (size_t i = 0; i < b->count; i++) {
+        const kv_op *op = b->items[i].op;
+        if (op->kind == KV_OP_PUT) {
+            puts[many] = &b->items[i];
+            sizes[many++] = kv_entry_block_size(op->key.size, op->value.size);
+        }
+        if (many < MANY && i + 1 < b->count)
+            continue;
+        if (!kv_pool_alloc_many(pool, stripe, sizes, blocks, many))
+            return kv_fail_nomem(err, many * sizes[0]);
+        for (size_t j = 0; j < many; j++)
+            puts[j]->new = kv_entry_init(blocks[j], stripe, puts[j]->op->key, puts[j]->op->value);
+        many = 0;
+    }
+    return KV_OK;
+}
+
 /* Locks the shards of all items, each with room for those that it may get. */
 static kv_status batch_lock(batch *b, kv_error *err) {
     kv_table *table = &b->store->table;
@@ -566,9 +622,8 @@ static void batch_unlock(batch *b) {
         kv_shard_unlock(b->shards[--b->shard_count]);
 }
 
-/* What each item finds, under the locks; and the undo records. */
-static kv_status batch_look(batch *b, kv_error *err) {
-    kv_table *table = &b->store->table;
+/* What each item finds, under the locks. */
+static void batch_look(batch *b) {
     enum { AHEAD = 16 };
     b->record_count = 0;
     b->bytes = 0;
@@ -590,11 +645,6 @@ static kv_status batch_look(batch *b, kv_error *err) {
         item->effective = put || item->old != NULL;
         if (!item->effective)
             continue;
-        if (item->undo == NULL) {
-            item->undo = kv_undo_create(table, item->hash);
-            if (item->undo == NULL)
-                return kv_fail_nomem(err, sizeof *item->undo);
-        }
         kv_record *r = &b->records[b->record_count++];
         *r = (kv_record){.kind = (kv_record_kind)op->kind, .key = op->key,
                          .value = put ? op->value : (kv_bytes){0}};
@@ -604,12 +654,23 @@ static kv_status batch_look(batch *b, kv_error *err) {
     }
     if (b->record_count > 0)
         b->records[b->record_count - 1].last = true;
+}
+
+/* As many undo records as the batch has log records; a retry may have some already. */
+static kv_status batch_get_undo(batch *b, kv_error *err) {
+    size_t more = b->record_count > b->undo_count ? b->record_count - b->undo_count : 0;
+    unsigned stripe = (unsigned)(b->items[0].hash % KV_POOL_STRIPES);
+    if (!kv_undo_create_many(&b->store->table, stripe, b->undo + b->undo_count, more))
+        return kv_fail_nomem(err, more * sizeof(kv_undo));
+    b->undo_count += more;
     return KV_OK;
 }
 
-/* Links everything.  What is to be freed comes back. */
+/* Links everything.  Old entries that no undo record holds stay in their items; undo records to be
+ * freed come back. */
 static kv_undo *batch_link(batch *b, uint64_t lsn) {
     kv_undo *dead = NULL;
+    bool with_undo = b->undo_count > 0;
     for (size_t i = 0; i < b->count; i++) {
         batch_item *item = &b->items[i];
         if (!item->effective)
@@ -621,10 +682,13 @@ static kv_undo *batch_link(batch *b, uint64_t lsn) {
             kv_shard_replace(shard, item->place, item->new);
         else
             kv_shard_remove(shard, item->hash, item->place);
-        *item->undo = (kv_undo){.lsn = lsn, .kind = KV_UNDO_CHANGE,
-                                .change = {item->hash, item->old, item->new}};
-        kv_undo *freed = record_change(b->store, shard, item->undo);
-        item->undo = NULL;
+        kv_undo *record = NULL;
+        if (with_undo) {
+            record = b->undo[--b->undo_count];
+            kv_undo_set_change(record, lsn, item->hash, item->old, item->new);
+            item->old = NULL;
+        }
+        kv_undo *freed = enter_change(b->store, shard, lsn, record);
         item->new = NULL;
         while (freed != NULL) {
             kv_undo *next = freed->next;
@@ -634,6 +698,13 @@ static kv_undo *batch_link(batch *b, uint64_t lsn) {
         }
     }
     return dead;
+}
+
+/* The old entries that no undo record has taken over. */
+static void batch_release_old(batch *b) {
+    for (size_t i = 0; i < b->count; i++)
+        if (b->items[i].effective)
+            kv_entry_release(b->store->table.entries, b->items[i].old);
 }
 
 /* When nothing is to be changed: the latest commit that made it so. */
@@ -655,17 +726,30 @@ static kv_status batch_try(batch *b, kv_ticket *ticket, kv_error *err) {
     kv_undo *dead = NULL;
     *ticket = (kv_ticket){0};
     kv_status status = batch_lock(b, err);
-    if (status == KV_OK)
-        status = batch_look(b, err);
-    if (status == KV_OK && b->record_count == 0) {
+    bool linked = false;
+    if (status < 0)
+        goto out;
+    batch_look(b);
+    if (b->record_count == 0) {
         status = batch_attach(b, ticket, err);
-    } else if (status == KV_OK) {
+        goto out;
+    }
+    if (b->store->log != NULL)
+        status = batch_get_undo(b, err);
+    if (status == KV_OK)
         status = append(b->store, b->records, b->record_count, b->bytes, b->entries_change,
                         b->flags, ticket, err);
-        if (status == KV_OK)
-            dead = batch_link(b, ticket->lsn);
+    if (status == KV_OK && b->store->log == NULL && needs_record(b->store, ticket->lsn))
+        status = batch_get_undo(b, err);
+    if (status == KV_OK) {
+        dead = batch_link(b, ticket->lsn);
+        count_entries(b->store, b->entries_change);
+        linked = true;
     }
+out:
     batch_unlock(b);
+    if (linked)
+        batch_release_old(b);
     kv_undo_free_all(&b->store->table, dead);
     return status;
 }
@@ -746,7 +830,9 @@ kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, ui
     b.items = kv_mem_alloc(count * sizeof *b.items);
     b.records = kv_mem_alloc(count * sizeof *b.records);
     b.shards = kv_mem_alloc(count * sizeof(kv_shard *));
-    if (keys == NULL || b.items == NULL || b.records == NULL || b.shards == NULL) {
+    b.undo = kv_mem_alloc(count * sizeof(kv_undo *));
+    if (keys == NULL || b.items == NULL || b.records == NULL || b.shards == NULL ||
+        b.undo == NULL) {
         status = kv_fail_nomem(err, count * sizeof *b.items);
         goto out;
     }
@@ -756,23 +842,17 @@ kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, ui
     }
     sort_by_hash(keys, keys + count, count);
     batch_fill(&b, keys, count);
-    for (size_t i = 0; i < b.count && status == KV_OK; i++) {
-        const kv_op *op = b.items[i].op;
-        if (op->kind != KV_OP_PUT)
-            continue;
-        b.items[i].new = kv_entry_create(pool, b.items[i].hash, op->key, op->value);
-        if (b.items[i].new == NULL)
-            status = kv_fail_nomem(err, kv_entry_block_size(op->key.size, op->value.size));
-    }
+    status = batch_build(&b, err);
     if (status == KV_OK)
         status = batch_commit(&b, err);
-    for (size_t i = 0; i < b.count; i++) { /* what was not linked */
+    for (size_t i = 0; i < b.count; i++) /* what was not linked */
         kv_entry_release(pool, b.items[i].new);
-        kv_undo_discard(&b.store->table, b.items[i].undo, b.items[i].hash);
-    }
+    while (b.undo_count > 0)
+        kv_undo_discard(&b.store->table, b.undo[--b.undo_count]);
 out:
     if (status == KV_OK && deleted != NULL)
         *deleted = b.deleted;
+    kv_mem_free(b.undo);
     kv_mem_free(b.shards);
     kv_mem_free(b.records);
     kv_mem_free(b.items);
@@ -787,6 +867,7 @@ typedef struct cleared {
     kv_shard *shard; /* locked */
     kv_array empty;
     kv_undo *undo;
+    kv_undo *dead; /* to be freed */
 } cleared;
 
 typedef struct clearing {
@@ -838,13 +919,21 @@ static void clear_link(kv_store *store, clearing *c, uint64_t lsn) {
         kv_shard *shard = item->shard;
         if (item->undo == NULL)
             continue;
-        *item->undo = (kv_undo){.lsn = lsn, .kind = KV_UNDO_CLEAR,
-                                .clear = {kv_shard_array(shard), shard->data_bytes,
-                                          shard->count}};
+        item->undo->lsn = lsn;
+        item->undo->kind = KV_UNDO_CLEAR;
+        item->undo->clear.array = kv_shard_array(shard);
+        item->undo->clear.data_bytes = shard->data_bytes;
+        item->undo->clear.count = shard->count;
         atomic_store_explicit(&shard->array, item->empty, memory_order_relaxed);
         shard->count = 0;
         shard->data_bytes = 0;
-        item->undo = record_change(store, shard, item->undo); /* to be freed */
+        if (needs_record(store, lsn)) {
+            item->dead = enter_change(store, shard, lsn, item->undo);
+        } else {
+            item->dead = item->undo;
+            item->undo->next = enter_change(store, shard, lsn, NULL);
+        }
+        item->undo = NULL;
         item->empty = 0;
     }
 }
@@ -852,7 +941,6 @@ static void clear_link(kv_store *store, clearing *c, uint64_t lsn) {
 static kv_status clear_try(kv_store *store, clearing *c, unsigned flags, kv_ticket *ticket,
                            kv_error *err) {
     kv_record record = {.kind = KV_RECORD_CLEAR, .last = true};
-    bool linked = false;
     *ticket = (kv_ticket){0};
     kv_status status = clear_lock_all(store, c, err);
     if (status == KV_OK && c->entries > 0) {
@@ -862,17 +950,15 @@ static kv_status clear_try(kv_store *store, clearing *c, unsigned flags, kv_tick
                             ticket, err);
         if (status == KV_OK) {
             clear_link(store, c, ticket->lsn);
-            linked = true;
+            count_entries(store, -(int64_t)c->entries);
         }
     }
     for (size_t i = c->count; i > 0; i--)
         kv_shard_unlock(c->items[i - 1].shard);
     for (size_t i = 0; i < c->count; i++) {
         kv_array_free(&store->table, c->items[i].empty);
-        if (linked)
-            kv_undo_free_all(&store->table, c->items[i].undo);
-        else
-            kv_undo_discard(&store->table, c->items[i].undo, 0);
+        kv_undo_discard(&store->table, c->items[i].undo);
+        kv_undo_free_all(&store->table, c->items[i].dead);
     }
     return status;
 }

@@ -198,6 +198,15 @@ kv_status kv_file_sync(const kv_file *file, kv_error *err) {
     return fail_sync(err, -r, path, "cannot sync");
 }
 
+kv_status kv_file_reserve(const kv_file *file, uint64_t size, kv_error *err) {
+    int r = -EOPNOTSUPP;
+    if (file->os->reserve != NULL)
+        RETRY(r, file->os->reserve(file->os->ctx, file->fd, size));
+    if (r == -EOPNOTSUPP)
+        return kv_file_write_zeros(file, size, 0, err);
+    return r < 0 ? fail_file(err, r, file, size, "cannot reserve room") : KV_OK;
+}
+
 kv_status kv_file_truncate(const kv_file *file, uint64_t size, kv_error *err) {
     int r;
     RETRY(r, file->os->truncate(file->os->ctx, file->fd, size));

@@ -54,6 +54,9 @@ kv_status kv_file_read(const kv_file *file, void *buffer, size_t size, uint64_t 
 /* Writes all.  On failure `*done` (may be NULL) says how many bytes reached the file. */
 kv_status kv_file_write(const kv_file *file, const void *buffer, size_t size, uint64_t offset,
                         size_t *done, kv_error *err) KV_MUST_CHECK;
+/* Makes the empty file `size` zero bytes long, its room reserved: at once where the system can, by
+ * writing them where not. */
+kv_status kv_file_reserve(const kv_file *file, uint64_t size, kv_error *err) KV_MUST_CHECK;
 /* Writes `size` zero bytes. */
 kv_status kv_file_write_zeros(const kv_file *file, uint64_t size, uint64_t offset, kv_error *err)
     KV_MUST_CHECK;

@@ -47,6 +47,9 @@ struct kv_os {
     int64_t (*write)(void *ctx, int file, const void *buffer, size_t size, uint64_t offset);
     int (*sync)(void *ctx, int file); /* the bytes, and the size, survive */
     int (*truncate)(void *ctx, int file, uint64_t size);
+    /* Makes the empty file `size` bytes long, zeros, its room reserved.  -EOPNOTSUPP, or NULL in the
+     * table: this system cannot. */
+    int (*reserve)(void *ctx, int file, uint64_t size);
     int (*rename)(void *ctx, int dir, const char *from, const char *to); /* replaces `to` */
     int (*unlink)(void *ctx, int dir, const char *name);
     int (*lock)(void *ctx, int file, bool shared); /* until closed; -EWOULDBLOCK: held elsewhere */

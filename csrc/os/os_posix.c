@@ -280,6 +280,17 @@ static int posix_truncate(void *ctx, int file, uint64_t size) {
     return size > INT64_MAX ? -EFBIG : result_of(ftruncate(file, (off_t)size));
 }
 
+static int posix_reserve(void *ctx, int file, uint64_t size) {
+    (void)ctx;
+#ifdef __linux__
+    return size > INT64_MAX ? -EFBIG : result_of(fallocate(file, 0, 0, (off_t)size));
+#else
+    (void)file;
+    (void)size;
+    return -EOPNOTSUPP;
+#endif
+}
+
 static int posix_lock(void *ctx, int file, bool shared) {
     (void)ctx;
     return result_of(flock(file, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB));
@@ -334,6 +345,7 @@ const kv_os kv_os_posix = {
     .write = posix_write,
     .sync = posix_sync,
     .truncate = posix_truncate,
+    .reserve = posix_reserve,
     .rename = posix_rename,
     .unlink = posix_unlink,
     .lock = posix_lock,
