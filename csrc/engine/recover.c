@@ -309,7 +309,7 @@ static kv_status keep_torn(reader *r, uint64_t start, uint64_t end, kv_error *er
     return status;
 }
 
-/* After an unclean end: makes sure that what was read is on disk, and that nothing else is there.
+/* Makes sure that what was read is on disk, and that nothing else is there.
  * A crash in here leaves the same valid frames and less of the tail: the next open does it again. */
 static kv_status settle(reader *r, uint64_t lsn, uint64_t torn_end, kv_error *err) {
     uint64_t proven = r->proven_lsn > r->segment->header.start_lsn
@@ -401,9 +401,9 @@ static kv_status read_last_segment(reader *r, uint64_t *lsn, bool read_only, kv_
     if (status < 0)
         return status;
     info->bytes_cut = torn_end - kv_segment_offset(r->segment, *lsn);
+    /* Even then the close frame itself may be in the page cache only (its sync failed, say), and a hole in
+     * its place would look like damage later. */
     info->clean = r->last_kind == KV_FRAME_CLOSE && info->bytes_cut == 0;
-    if (info->clean)
-        return KV_OK;
     /* Read-only: the file may not be changed, but what is in the page cache can be pushed out. */
     return read_only ? kv_file_sync(&r->segment->file, err) : settle(r, *lsn, torn_end, err);
 }

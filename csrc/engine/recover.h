@@ -11,8 +11,8 @@
  * nothing is changed.  Without proof the tail is cut: its bytes are kept in torn.bin and zeroed.
  *
  * What was read may be in the page cache only (the process was killed before its sync, or a sync had
- * failed).  So after an unclean end, frames that no later one proves durable are written again and
- * synced before anybody sees them.
+ * failed).  So frames that no later one proves durable are written again and synced before anybody
+ * sees them; after a clean close that is the close frame alone.
  */
 #ifndef KV_ENGINE_RECOVER_H
 #define KV_ENGINE_RECOVER_H

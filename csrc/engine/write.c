@@ -596,18 +596,22 @@ static kv_status batch_lock(batch *b, kv_error *err) {
         kv_shard *shard = kv_table_lock(table, b->items[i].hash);
         b->shards[b->shard_count++] = shard;
         size_t end;
-        for (;;) {
+        kv_status status;
+        do {
             uint32_t puts = 0;
             for (end = i; end < b->count && kv_shard_owns(shard, b->items[end].hash); end++)
                 puts += b->items[end].op->kind == KV_OP_PUT;
             /* The new right half of a shard that splits here is locked after this one, as the order
              * wants it. */
-            kv_status status = kv_shard_reserve(table, shard, puts, err);
-            if (status == KV_OK)
-                break;
-            if (status < 0)
-                return status;
+            status = kv_shard_reserve(table, shard, puts, err);
+        } while (status == KV_BUSY && end > i && kv_shard_owns(shard, b->items[i].hash));
+        if (status < 0)
+            return status;
+        if (status == KV_BUSY) { /* the right half has them all */
+            kv_shard_unlock(b->shards[--b->shard_count]);
+            continue;
         }
+        assert(end > i && b->shard_count <= b->count);
         for (; i < end; i++) {
             b->items[i].shard = (uint32_t)(b->shard_count - 1);
             if (i + AHEAD < b->count)

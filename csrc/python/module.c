@@ -1,0 +1,167 @@
+/* module.c - the extension module pykv._core: state, exceptions, constants.  Layer: python. */
+#include "module.h"
+
+#include "convert.h"
+#include "store.h"
+
+#if PY_VERSION_HEX < 0x030B0000
+#define PyType_GetModuleByDef _PyType_GetModuleByDef /* its name before 3.11 */
+#endif
+
+static struct PyModuleDef module_def;
+
+kvpy_state *kvpy_state_of_type(PyTypeObject *type) {
+    PyObject *module = PyType_GetModuleByDef(type, &module_def);
+    return module != NULL ? PyModule_GetState(module) : NULL;
+}
+
+/* ---- Exceptions ----------------------------------------------------------------------------- */
+
+#define DOC_error "Base of all exceptions of pykv that are not Python's own."
+#define DOC_closed_error "The store is closed."
+#define DOC_fork_error                                                                            \
+    "The store was opened before this process was forked: open it again in the child, after the "\
+    "parent has closed it."
+#define DOC_read_only_error "A write to a store that was opened with read_only=True."
+#define DOC_limit_error "A key, a value or a commit is over its limit; nothing was changed."
+#define DOC_storage_error                                                                         \
+    "A file operation failed, or the disk is full.\n\nAn OSError: errno, strerror, filename."
+#define DOC_failed_error                                                                          \
+    "A write or sync failed earlier, so the store takes no more writes until it is reopened; "    \
+    "reads go on."
+#define DOC_locked_error                                                                          \
+    "The store is open in another process.\n\npid: that process, or None if it is not known."
+#define DOC_corruption_error                                                                      \
+    "Stored bytes are damaged; nothing was changed.\n\npath: the file; offset: the byte, or None."
+#define DOC_version_error                                                                         \
+    "The store has a format that this version of pykv does not read.\n\npath: the file."
+
+/* "pykv.Error": where users find it, not where it is made. */
+static int add_exception(PyObject *module, PyObject **field, const char *full_name,
+                         const char *doc, PyObject *base1, PyObject *base2,
+                         PyObject *attributes) {
+    PyObject *bases = base2 != NULL ? PyTuple_Pack(2, base1, base2) : PyTuple_Pack(1, base1);
+    if (bases == NULL)
+        return -1;
+    *field = PyErr_NewExceptionWithDoc(full_name, doc, bases, attributes);
+    Py_DECREF(bases);
+    if (*field == NULL)
+        return -1;
+    return PyModule_AddObjectRef(module, full_name + strlen("pykv."), *field);
+}
+
+/* Attributes that an exception has even when a user made it. */
+static PyObject *attributes_of(const char *name) {
+    if (strcmp(name, "LockedError") == 0)
+        return Py_BuildValue("{sO}", "pid", Py_None);
+    if (strcmp(name, "CorruptionError") == 0)
+        return Py_BuildValue("{sOsO}", "path", Py_None, "offset", Py_None);
+    if (strcmp(name, "VersionError") == 0)
+        return Py_BuildValue("{sO}", "path", Py_None);
+    return PyDict_New();
+}
+
+static int add_exceptions(PyObject *module, kvpy_state *state) {
+#define X(field, name, base1, base2)                                                              \
+    do {                                                                                          \
+        PyObject *attributes = attributes_of(name);                                               \
+        if (attributes == NULL)                                                                   \
+            return -1;                                                                            \
+        int result = add_exception(module, &state->field, "pykv." name, DOC_##field, base1,       \
+                                   base2, attributes);                                            \
+        Py_DECREF(attributes);                                                                    \
+        if (result < 0)                                                                           \
+            return -1;                                                                            \
+    } while (0);
+    KVPY_EXCEPTION_TABLE(X)
+#undef X
+    return 0;
+}
+
+/* ---- The module ----------------------------------------------------------------------------- */
+
+static int module_exec(PyObject *module) {
+    kvpy_state *state = PyModule_GetState(module);
+    if (add_exceptions(module, state) < 0 || kvpy_store_register(module, state) < 0 ||
+        kvpy_snapshot_register(module, state) < 0 || kvpy_view_register(module, state) < 0)
+        return -1;
+    if (PyModule_AddIntConstant(module, "KEY_MAX", KV_KEY_MAX) < 0 ||
+        PyModule_AddIntConstant(module, "VALUE_MAX", KV_VALUE_MAX) < 0 ||
+        PyModule_AddIntConstant(module, "COMMIT_MAX", KV_COMMIT_MAX) < 0)
+        return -1;
+    return 0;
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
+    kvpy_state *state = PyModule_GetState(module);
+#define X(field, name, base1, base2) Py_VISIT(state->field);
+    KVPY_EXCEPTION_TABLE(X)
+#undef X
+    Py_VISIT(state->store_type);
+    Py_VISIT(state->snapshot_type);
+    Py_VISIT(state->iterator_type);
+    Py_VISIT(state->view_type);
+    return 0;
+}
+
+static int module_clear(PyObject *module) {
+    kvpy_state *state = PyModule_GetState(module);
+#define X(field, name, base1, base2) Py_CLEAR(state->field);
+    KVPY_EXCEPTION_TABLE(X)
+#undef X
+    Py_CLEAR(state->store_type);
+    Py_CLEAR(state->snapshot_type);
+    Py_CLEAR(state->iterator_type);
+    Py_CLEAR(state->view_type);
+    return 0;
+}
+
+static void module_free(void *module) {
+    module_clear(module);
+}
+
+PyDoc_STRVAR(key_bytes_doc,
+             "_key_bytes($module, object, /)\n--\n\n"
+             "The bytes of a key as put() takes them.  Raises TypeError, LimitError.");
+PyDoc_STRVAR(value_bytes_doc,
+             "_value_bytes($module, object, /)\n--\n\n"
+             "The bytes of a value as put() takes them.  Raises TypeError, LimitError.");
+
+PyDoc_STRVAR(own_methods_doc,
+             "_own_methods($module, type, /)\n--\n\n"
+             "Gives a subclass of Store the methods of Store as its own.  The interpreter has fast\n"
+             "instructions for calling a C method of the object's very class; an inherited one takes\n"
+             "some 10 ns more.");
+
+static PyMethodDef module_methods[] = {
+    {"_own_methods", kvpy_store_own_methods, METH_O, own_methods_doc},
+    {"_key_bytes", kvpy_key_bytes, METH_O, key_bytes_doc},
+    {"_value_bytes", kvpy_value_bytes, METH_O, value_bytes_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+PyDoc_STRVAR(module_doc, "The C extension of pykv.  Private: use the names that pykv exports.");
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "pykv._core",
+    .m_doc = module_doc,
+    .m_size = sizeof(kvpy_state),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void) {
+    return PyModuleDef_Init(&module_def);
+}

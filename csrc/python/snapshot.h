@@ -1,0 +1,13 @@
+/* snapshot.h - types Snapshot and its iterator: the store at one moment.  Layer: python. */
+#ifndef KVPY_SNAPSHOT_H
+#define KVPY_SNAPSHOT_H
+
+#include "store.h"
+
+/* A new Snapshot of the store (new reference). */
+PyObject *kvpy_snapshot_new(kvpy_store *store);
+
+/* An iterator over the keys of a new Snapshot of the store (new reference): iter(store). */
+PyObject *kvpy_store_iter(PyObject *store);
+
+#endif

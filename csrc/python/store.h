@@ -1,0 +1,64 @@
+/* store.h - type Store: a handle on an open store.  Layer: python.
+ *
+ * The object owns the engine's handle and frees it when it dies itself; a call in flight holds a
+ * reference to the object, so no call ever works on a freed handle.  Whether the store is open is
+ * for the engine to say (KV_ERR_CLOSED): there is no second flag here that could disagree.
+ */
+#ifndef KVPY_STORE_H
+#define KVPY_STORE_H
+
+#include "module.h"
+
+typedef struct kvpy_store {
+    PyObject_HEAD
+    kv_db *db;         /* owned; NULL until __init__ has opened it, then constant */
+    kvpy_state *state; /* borrowed from the type */
+    PyObject *path;    /* str, or None for a store in memory */
+    /* Which operations first try under the GIL with KV_NOWAIT (gil="auto"): reads, which wait for no
+     * disk, and writes where there is no disk. */
+    bool try_read;
+    bool try_write;
+} kvpy_store;
+
+/* KVPY_CALL for a read or a write of one key. */
+#define KVPY_STORE_READ(self, status, call) KVPY_CALL(status, (self)->try_read, 0u, call)
+#define KVPY_STORE_WRITE(self, status, extra_flags, call)                                         \
+    KVPY_CALL(status, (self)->try_write, extra_flags, call)
+
+/* Sets ClosedError. */
+void kvpy_store_set_not_open(const kvpy_store *self);
+
+/* The handle; NULL with ClosedError when __init__ never ran. */
+static inline kv_db *kvpy_store_db(const kvpy_store *self) {
+    if (KVPY_UNLIKELY(self->db == NULL))
+        kvpy_store_set_not_open(self);
+    return self->db;
+}
+
+/* A function of the module: gives a subclass the methods of Store as its own. */
+PyObject *kvpy_store_own_methods(PyObject *module, PyObject *type);
+
+/* store_one.c: operations on one key.  (METH_FASTCALL | METH_KEYWORDS.) */
+#define KVPY_FAST(name)                                                                           \
+    PyObject *name(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+KVPY_FAST(kvpy_store_get);
+KVPY_FAST(kvpy_store_put);
+KVPY_FAST(kvpy_store_delete);
+KVPY_FAST(kvpy_store_incr);
+KVPY_FAST(kvpy_store_replace);
+KVPY_FAST(kvpy_store_setdefault);
+KVPY_FAST(kvpy_store_pop);
+PyObject *kvpy_store_popitem(PyObject *op, PyObject *ignored);
+PyObject *kvpy_store_view(PyObject *op, PyObject *key);
+int kvpy_store_contains(PyObject *op, PyObject *key);
+PyObject *kvpy_store_subscript(PyObject *op, PyObject *key);
+int kvpy_store_ass_subscript(PyObject *op, PyObject *key, PyObject *value);
+
+/* store_many.c: operations on many keys. */
+PyObject *kvpy_store_get_many(PyObject *op, PyObject *keys);
+KVPY_FAST(kvpy_store_put_many);
+KVPY_FAST(kvpy_store_delete_many);
+KVPY_FAST(kvpy_store_write);
+PyObject *kvpy_store_clear(PyObject *op, PyObject *ignored);
+
+#endif
