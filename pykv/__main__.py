@@ -1,0 +1,7 @@
+"""`python -m pykv` is the `pykv` command."""
+
+import sys
+
+from pykv.cli import main
+
+sys.exit(main())
