@@ -1,0 +1,332 @@
+/* fault_os.c - see fault_os.h.
+ *
+ * Each function of the table is the same sandwich: begin() counts, waits and decides; the inner
+ * call runs unless it is to fail before its effect; end() puts the failure in place of its answer.
+ */
+#include "fault_os.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define RULES_MAX 16
+
+typedef struct fault_rule {
+    fault_call call;
+    uint64_t left; /* fires when this many matching calls have been seen; 0: unused or spent */
+    int sys_errno;
+    unsigned flags;
+} fault_rule;
+
+typedef struct fault_gate {
+    bool closed;
+    uint64_t waiting;
+} fault_gate;
+
+struct fault_os {
+    /* Constant. */
+    kv_os table;
+    const kv_os *inner;
+
+    /* Set while nothing runs. */
+    fault_watch watch;
+    void *watch_arg;
+
+    /* Guarded by mu. */
+    pthread_mutex_t mu;
+    pthread_cond_t changed; /* a gate opened, or somebody came to one */
+    uint64_t calls[FAULT_ANY];
+    uint64_t failures;
+    uint64_t delay_ns[FAULT_ANY];
+    size_t transfer_max;
+    fault_gate gates[FAULT_ANY];
+    fault_rule rules[RULES_MAX];
+};
+
+/* What is to happen to one call. */
+typedef struct fault_verdict {
+    bool perform;
+    int sys_errno; /* 0: the inner answer counts */
+} fault_verdict;
+
+/* ---- The sandwich ---------------------------------------------------------------------------- */
+
+static fault_verdict judge_locked(fault_os *f, fault_call call) {
+    fault_verdict verdict = {.perform = true};
+    for (size_t i = 0; i < RULES_MAX; i++) {
+        fault_rule *rule = &f->rules[i];
+        if (rule->left == 0 || (rule->call != call && rule->call != FAULT_ANY))
+            continue;
+        if (rule->left > 1) {
+            rule->left--;
+            continue;
+        }
+        if (!(rule->flags & FAULT_FOREVER))
+            rule->left = 0;
+        verdict.sys_errno = rule->sys_errno;
+        verdict.perform = rule->flags & FAULT_DONE;
+    }
+    if (verdict.sys_errno != 0)
+        f->failures++;
+    return verdict;
+}
+
+static fault_verdict begin(fault_os *f, fault_call call) {
+    pthread_mutex_lock(&f->mu);
+    f->calls[call]++;
+    fault_gate *gate = &f->gates[call];
+    if (gate->closed) {
+        gate->waiting++;
+        pthread_cond_broadcast(&f->changed);
+        while (gate->closed)
+            pthread_cond_wait(&f->changed, &f->mu);
+        gate->waiting--;
+    }
+    uint64_t delay_ns = f->delay_ns[call];
+    fault_verdict verdict = judge_locked(f, call);
+    pthread_mutex_unlock(&f->mu);
+
+    if (delay_ns > 0) {
+        struct timespec delay = {(time_t)(delay_ns / 1000000000), (long)(delay_ns % 1000000000)};
+        nanosleep(&delay, NULL);
+    }
+    if (f->watch != NULL)
+        f->watch(f->watch_arg, call, false);
+    return verdict;
+}
+
+static int64_t end(fault_os *f, fault_call call, fault_verdict verdict, int64_t answer) {
+    if (f->watch != NULL)
+        f->watch(f->watch_arg, call, true);
+    return verdict.sys_errno != 0 ? -verdict.sys_errno : answer;
+}
+
+/* `inner_call` runs only if the verdict lets it.  For functions that answer an int. */
+#define SANDWICH(call, inner_call)                                                               \
+    fault_os *f = ctx;                                                                           \
+    fault_verdict verdict = begin(f, call);                                                      \
+    int64_t answer = verdict.perform ? (inner_call) : 0;                                         \
+    return (int)end(f, call, verdict, answer)
+
+static size_t cut_short(fault_os *f, size_t size) {
+    pthread_mutex_lock(&f->mu);
+    size_t max = f->transfer_max;
+    pthread_mutex_unlock(&f->mu);
+    return max > 0 && size > max ? max : size;
+}
+
+/* ---- The table ------------------------------------------------------------------------------- */
+
+/* A handle that the caller is not told of would leak. */
+static int64_t opened(fault_os *f, fault_verdict verdict, int64_t handle) {
+    if (verdict.sys_errno != 0 && verdict.perform && handle >= 0)
+        f->inner->close(f->inner->ctx, (int)handle);
+    return handle;
+}
+
+static int fault_dir_open(void *ctx, const char *path, bool create) {
+    SANDWICH(FAULT_DIR_OPEN,
+             opened(f, verdict, f->inner->dir_open(f->inner->ctx, path, create)));
+}
+
+static int fault_dir_identity(void *ctx, int dir, uint64_t identity[2]) {
+    SANDWICH(FAULT_DIR_IDENTITY, f->inner->dir_identity(f->inner->ctx, dir, identity));
+}
+
+static int fault_dir_list(void *ctx, int dir, kv_name_visitor visit, void *arg) {
+    SANDWICH(FAULT_DIR_LIST, f->inner->dir_list(f->inner->ctx, dir, visit, arg));
+}
+
+static int fault_dir_sync(void *ctx, int dir) {
+    SANDWICH(FAULT_DIR_SYNC, f->inner->dir_sync(f->inner->ctx, dir));
+}
+
+static int fault_open(void *ctx, int dir, const char *name, kv_open_mode mode) {
+    SANDWICH(FAULT_OPEN, opened(f, verdict, f->inner->open(f->inner->ctx, dir, name, mode)));
+}
+
+static int fault_close(void *ctx, int file) {
+    fault_os *f = ctx;
+    fault_verdict verdict = begin(f, FAULT_CLOSE);
+    return (int)end(f, FAULT_CLOSE, verdict, f->inner->close(f->inner->ctx, file));
+}
+
+static int64_t fault_size(void *ctx, int file) {
+    fault_os *f = ctx;
+    fault_verdict verdict = begin(f, FAULT_SIZE);
+    return end(f, FAULT_SIZE, verdict,
+               verdict.perform ? f->inner->size(f->inner->ctx, file) : 0);
+}
+
+static int64_t fault_read(void *ctx, int file, void *buffer, size_t size, uint64_t offset) {
+    fault_os *f = ctx;
+    fault_verdict verdict = begin(f, FAULT_READ);
+    int64_t answer = 0;
+    if (verdict.perform)
+        answer = f->inner->read(f->inner->ctx, file, buffer, cut_short(f, size), offset);
+    return end(f, FAULT_READ, verdict, answer);
+}
+
+static int64_t fault_write(void *ctx, int file, const void *buffer, size_t size,
+                           uint64_t offset) {
+    fault_os *f = ctx;
+    fault_verdict verdict = begin(f, FAULT_WRITE);
+    int64_t answer = 0;
+    if (verdict.perform)
+        answer = f->inner->write(f->inner->ctx, file, buffer, cut_short(f, size), offset);
+    return end(f, FAULT_WRITE, verdict, answer);
+}
+
+static int fault_sync(void *ctx, int file) {
+    SANDWICH(FAULT_SYNC, f->inner->sync(f->inner->ctx, file));
+}
+
+static int fault_truncate(void *ctx, int file, uint64_t size) {
+    SANDWICH(FAULT_TRUNCATE, f->inner->truncate(f->inner->ctx, file, size));
+}
+
+static int fault_rename(void *ctx, int dir, const char *from, const char *to) {
+    SANDWICH(FAULT_RENAME, f->inner->rename(f->inner->ctx, dir, from, to));
+}
+
+static int fault_unlink(void *ctx, int dir, const char *name) {
+    SANDWICH(FAULT_UNLINK, f->inner->unlink(f->inner->ctx, dir, name));
+}
+
+static int fault_lock(void *ctx, int file, bool shared) {
+    SANDWICH(FAULT_LOCK, f->inner->lock(f->inner->ctx, file, shared));
+}
+
+static int fault_random(void *ctx, void *buffer, size_t size) {
+    SANDWICH(FAULT_RANDOM, f->inner->random(f->inner->ctx, buffer, size));
+}
+
+static const kv_os fault_functions = {
+    .dir_open = fault_dir_open,
+    .dir_identity = fault_dir_identity,
+    .dir_list = fault_dir_list,
+    .dir_sync = fault_dir_sync,
+    .open = fault_open,
+    .close = fault_close,
+    .size = fault_size,
+    .read = fault_read,
+    .write = fault_write,
+    .sync = fault_sync,
+    .truncate = fault_truncate,
+    .rename = fault_rename,
+    .unlink = fault_unlink,
+    .lock = fault_lock,
+    .random = fault_random,
+};
+
+/* ---- What the test does ---------------------------------------------------------------------- */
+
+fault_os *fault_os_create(const kv_os *inner) {
+    fault_os *f = calloc(1, sizeof *f);
+    assert(f != NULL);
+    f->inner = inner;
+    f->table = fault_functions;
+    f->table.ctx = f;
+    pthread_mutex_init(&f->mu, NULL);
+    pthread_cond_init(&f->changed, NULL);
+    return f;
+}
+
+void fault_os_destroy(fault_os *f) {
+    if (f == NULL)
+        return;
+    pthread_cond_destroy(&f->changed);
+    pthread_mutex_destroy(&f->mu);
+    free(f);
+}
+
+const kv_os *fault_os_table(fault_os *f) {
+    return &f->table;
+}
+
+const char *fault_call_name(fault_call call) {
+    switch (call) {
+#define X(name)                                                                                  \
+    case name:                                                                                   \
+        return #name;
+        FAULT_CALL_TABLE(X)
+#undef X
+    case FAULT_ANY:
+        return "FAULT_ANY";
+    }
+    return "?";
+}
+
+uint64_t fault_os_calls(fault_os *f, fault_call call) {
+    pthread_mutex_lock(&f->mu);
+    uint64_t calls = 0;
+    for (int kind = 0; kind < FAULT_ANY; kind++)
+        if (call == FAULT_ANY || (int)call == kind)
+            calls += f->calls[kind];
+    pthread_mutex_unlock(&f->mu);
+    return calls;
+}
+
+uint64_t fault_os_failures(fault_os *f) {
+    pthread_mutex_lock(&f->mu);
+    uint64_t failures = f->failures;
+    pthread_mutex_unlock(&f->mu);
+    return failures;
+}
+
+void fault_os_fail(fault_os *f, fault_call call, uint64_t nth, int sys_errno, unsigned flags) {
+    assert(nth > 0 && sys_errno > 0);
+    pthread_mutex_lock(&f->mu);
+    size_t i = 0;
+    while (i < RULES_MAX && f->rules[i].left > 0)
+        i++;
+    assert(i < RULES_MAX);
+    f->rules[i] = (fault_rule){call, nth, sys_errno, flags};
+    pthread_mutex_unlock(&f->mu);
+}
+
+void fault_os_heal(fault_os *f) {
+    pthread_mutex_lock(&f->mu);
+    memset(f->rules, 0, sizeof f->rules);
+    pthread_mutex_unlock(&f->mu);
+}
+
+void fault_os_limit(fault_os *f, size_t transfer_max) {
+    pthread_mutex_lock(&f->mu);
+    f->transfer_max = transfer_max;
+    pthread_mutex_unlock(&f->mu);
+}
+
+void fault_os_delay(fault_os *f, fault_call call, uint64_t delay_ns) {
+    pthread_mutex_lock(&f->mu);
+    f->delay_ns[call] = delay_ns;
+    pthread_mutex_unlock(&f->mu);
+}
+
+void fault_os_gate_close(fault_os *f, fault_call call) {
+    pthread_mutex_lock(&f->mu);
+    f->gates[call].closed = true;
+    pthread_mutex_unlock(&f->mu);
+}
+
+void fault_os_gate_wait(fault_os *f, fault_call call, uint64_t count) {
+    pthread_mutex_lock(&f->mu);
+    while (f->gates[call].waiting < count)
+        pthread_cond_wait(&f->changed, &f->mu);
+    pthread_mutex_unlock(&f->mu);
+}
+
+void fault_os_gate_open(fault_os *f, fault_call call) {
+    pthread_mutex_lock(&f->mu);
+    f->gates[call].closed = false;
+    pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->mu);
+}
+
+void fault_os_watch(fault_os *f, fault_watch watch, void *arg) {
+    f->watch = watch;
+    f->watch_arg = arg;
+}

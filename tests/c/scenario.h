@@ -1,0 +1,45 @@
+/* scenario.h - a fixed sequence of operations of every kind, for sweeps over what can go wrong.
+ *
+ * Each step is one commit (or none), with values of its own: a state tells by itself after which
+ * step it was.  The values are large enough that a log of tiny segments has to rotate.
+ */
+#ifndef SCENARIO_H
+#define SCENARIO_H
+
+#include "kv.h"
+#include "model.h"
+
+typedef enum step_kind {
+    STEP_PUT,
+    STEP_DELETE,
+    STEP_INCR,
+    STEP_ABSENT,  /* put if absent */
+    STEP_REPLACE, /* compare and replace, with what is there */
+    STEP_POP,
+    STEP_POP_ANY,
+    STEP_BATCH, /* puts and deletes over many keys, one of them twice */
+    STEP_CLEAR,
+    STEP_SYNC, /* make all durable */
+} step_kind;
+
+typedef struct step {
+    step_kind kind;
+    unsigned key;   /* its number; a batch: the first */
+    size_t size;    /* of the value (of each one, in a batch) */
+    unsigned flags; /* KV_SYNC */
+} step;
+
+extern const step scenario_steps[];
+extern const unsigned scenario_count;
+
+/* Does step `number` on the store, and on `m` when it was acknowledged (KV_OK, or an ordinary other
+ * outcome); the answer must be the one that `m` demands.  Otherwise (< 0) `m` is left as it is. */
+kv_status scenario_run(unsigned number, kv_db *db, model *m, kv_error *err);
+
+/* Does the step on the model only (not STEP_POP_ANY, which may take any key). */
+void scenario_apply(unsigned number, model *m);
+
+/* "step 3 (batch)". */
+const char *scenario_name(unsigned number);
+
+#endif

@@ -1,0 +1,333 @@
+/* test_crash.c - the power goes at every moment of the scenario, and again while it is recovered from.
+ *
+ * After each call to the file system the disk is imagined as a power cut could leave it: nothing of what
+ * is not synced; each prefix of it; each change alone missing; the newest write torn at each sector, with
+ * old or other bytes behind; or other bytes altogether.  Each such image must open by itself, and hold
+ * the state after some prefix of the commits, with every one in it that had been made durable: under
+ * KV_SYNC_ALWAYS, all that were acknowledged.
+ *
+ * An image is also recovered under the same watch: what a power cut in the middle of it leaves must
+ * recover to the same state.  And life goes on: the next commit is made again, just as before the cut, so
+ * that it ends where the old one ended; after one more power cut nothing but it may have come back.
+ *
+ * What was recovered from an image depends on its bytes alone, so images are remembered by them.
+ *
+ *     PYKV_C_CRASH_DEPTH=2   how many crashes in a row (more take long)
+ */
+#include "check.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "kv.h"
+#include "model.h"
+#include "scenario.h"
+#include "world.h"
+
+#define COMMITS_MAX 64u
+#define SEEN_SIZE (1u << 18)
+
+typedef struct seen {
+    uint64_t image;  /* digest of its files; 0: a free place */
+    uint64_t state;  /* digest of what was recovered */
+} seen;
+
+typedef struct crash {
+    kv_options options; /* of the images' stores */
+    unsigned depth_max;
+    /* commit i + 1 was made by step step_of[i] and led to state history[i + 1] */
+    uint64_t history[COMMITS_MAX + 1];
+    unsigned step_of[COMMITS_MAX];
+    unsigned commits;         /* in the history: all that may have been made */
+    _Atomic unsigned floor;   /* commits that must be there */
+    _Atomic unsigned ceiling; /* commits that may be there */
+    pthread_mutex_t mutex;    /* guards what follows */
+    seen *seen;
+    uint64_t images, opened;
+} crash;
+
+/* One store whose disk is imagined.  `depth`: how many cuts it comes after. */
+typedef struct watched {
+    crash *crash;
+    memory_os *memory;
+    unsigned depth;
+    size_t changes;        /* at the last look */
+    const uint64_t *same;  /* a recovery: the state that all images must lead to, once known */
+    uint64_t first_state;  /* what they have led to so far */
+    bool has_first;
+} watched;
+
+static void watch(void *arg, fault_call call, bool after);
+
+/* ---- One image -------------------------------------------------------------------------------------- */
+
+static bool is_state(const crash *c, uint64_t state, unsigned floor, unsigned ceiling,
+                     unsigned *commits) {
+    for (unsigned i = ceiling + 1; i-- > floor;)
+        if (c->history[i] == state) {
+            *commits = i;
+            return true;
+        }
+    return false;
+}
+
+/* The model after so many commits. */
+static model *model_after(const crash *c, unsigned commits) {
+    model *m = model_create();
+    for (unsigned i = 0; i < commits; i++)
+        scenario_apply(c->step_of[i], m);
+    return m;
+}
+
+/* Makes the next commit once more, loses the power and looks. */
+static void go_on(crash *c, world *w, unsigned commits) {
+    if (commits == c->commits)
+        return;
+    model *m = model_after(c, commits);
+    CHECK_OK(scenario_run(c->step_of[commits], w->db, m, &w->err), &w->err);
+    CHECK_OK(kv_make_durable(w->db, &w->err), &w->err);
+    world_cut_power(w);
+    world_open(w);
+    if (store_digest(w->db) != model_digest(m))
+        FAIL("after a power cut, recovery to commit %u, one more commit (%s) and another power cut: "
+             "other contents",
+             commits, scenario_name(c->step_of[commits]));
+    model_destroy(m);
+}
+
+/* Opens the image (taken) and gives the state that it holds. */
+static uint64_t recover(crash *c, memory_os *image, unsigned depth) {
+    world *w = world_create_on(image);
+    const kv_os *os = w->options.os;
+    w->options = c->options;
+    w->options.os = os;
+    watched nested = {.crash = c, .memory = image, .depth = depth};
+    if (depth < c->depth_max)
+        fault_os_watch(w->faults, watch, &nested);
+    c->opened++;
+    if (world_try_open(w) < 0)
+        FAIL("depth %u: %s: %s at %d", depth, w->err.message, w->err.path, (int)w->err.offset);
+    fault_os_watch(w->faults, NULL, NULL);
+    uint64_t state = store_digest(w->db);
+    unsigned commits;
+    if (!is_state(c, state, 0, c->commits, &commits))
+        FAIL("depth %u: a state that never was", depth);
+    if (nested.has_first && nested.first_state != state)
+        FAIL("depth %u: a power cut during recovery leads to another state than recovery", depth);
+    go_on(c, w, commits);
+    world_destroy(w);
+    return state;
+}
+
+/* The state that an image (taken) holds; the mutex is held. */
+static uint64_t state_of(crash *c, memory_os *image, unsigned depth) {
+    uint64_t digest = world_files_digest(image) | 1;
+    size_t at = digest % SEEN_SIZE;
+    c->images++;
+    for (; c->seen[at].image != 0; at = (at + 1) % SEEN_SIZE)
+        if (c->seen[at].image == digest) {
+            memory_os_destroy(image);
+            return c->seen[at].state;
+        }
+    uint64_t state = recover(c, image, depth);
+    for (at = digest % SEEN_SIZE; c->seen[at].image != 0; at = (at + 1) % SEEN_SIZE)
+        ; /* others may have come meanwhile */
+    c->seen[at] = (seen){digest, state};
+    CHECK(c->opened < SEEN_SIZE / 2);
+    return state;
+}
+
+static const char *describe(memory_os *m, size_t i) {
+    static const char *const kinds[] = {"write", "truncate", "make", "rename", "remove"};
+    static char text[200];
+    memory_change change = memory_os_change(m, i);
+    snprintf(text, sizeof text, "%s %s %s at %d, %d bytes", kinds[change.kind], change.name,
+             change.to, (int)change.offset, (int)change.size);
+    return text;
+}
+
+/* ---- All images of one moment --------------------------------------------------------------------------- */
+
+typedef struct moment {
+    watched *watched;
+    unsigned floor, ceiling;
+    memory_fate *fates;
+    size_t count;
+} moment;
+
+static void check_image(moment *m, const char *how, size_t which) {
+    watched *x = m->watched;
+    unsigned commits;
+    uint64_t state = state_of(x->crash, memory_os_cut(x->memory, m->fates, m->count), x->depth + 1);
+    if (x->depth == 0) {
+        if (is_state(x->crash, state, m->floor, m->ceiling, &commits))
+            return;
+        printf("# commits %u to %u may be there\n", m->floor, m->ceiling);
+    } else {
+        if (!x->has_first)
+            x->first_state = state;
+        x->has_first = true;
+        if (x->first_state == state)
+            return;
+        printf("# power cut number %u, during recovery\n", x->depth + 1);
+    }
+    for (size_t i = 0; i < m->count; i++)
+        printf("# change %zu: fate %d of %s\n", i, (int)m->fates[i].kind, describe(x->memory, i));
+    if (which < m->count)
+        printf("# %zu: %s\n", which, describe(x->memory, which));
+    FAIL("%s: %s", how,
+         is_state(x->crash, state, 0, x->crash->commits, &commits) ? "the wrong state"
+                                                                   : "a state that never was");
+}
+
+static void all_are(moment *m, memory_fate_kind kind, size_t from) {
+    for (size_t i = from; i < m->count; i++)
+        m->fates[i] = (memory_fate){kind, 0};
+}
+
+/* Bytes written over the same bytes are taken to be safe (DURABILITY.md): whatever is in the middle of
+ * a sector's way to the disk is equal to what is there. */
+static bool changes_bytes(memory_os *memory, size_t i) {
+    memory_os *before = memory_os_cut_after(memory, i), *after = memory_os_cut_after(memory, i + 1);
+    bool differ = world_files_digest(before) != world_files_digest(after);
+    memory_os_destroy(before);
+    memory_os_destroy(after);
+    return differ;
+}
+
+/* Write `i` goes wrong, and what came after it is not there, or is. */
+static void check_damaged_write(moment *m, size_t i) {
+    memory_change change = memory_os_change(m->watched->memory, i);
+    bool garble = changes_bytes(m->watched->memory, i);
+    for (int kept = 0; kept < 2; kept++) {
+        all_are(m, MEMORY_KEPT, 0);
+        if (!kept)
+            all_are(m, MEMORY_LOST, i + 1);
+        for (size_t at = 1; at <= change.tears; at++) {
+            m->fates[i] = (memory_fate){MEMORY_TORN, at};
+            check_image(m, "a torn write", i);
+            m->fates[i] = (memory_fate){MEMORY_TORN_HEAD, at};
+            check_image(m, "a write without its head", i);
+            m->fates[i] = (memory_fate){MEMORY_TORN_GARBLED, at};
+            if (garble)
+                check_image(m, "a torn write with other bytes behind", i);
+        }
+        m->fates[i] = (memory_fate){MEMORY_GARBLED, 1};
+        if (garble)
+            check_image(m, "a garbled write", i);
+    }
+}
+
+static void check_moment(watched *x) {
+    crash *c = x->crash;
+    moment m = {.watched = x, .floor = atomic_load(&c->floor)};
+    memory_os *memory = x->memory;
+    m.count = memory_os_change_count(memory);
+    m.ceiling = atomic_load(&c->ceiling);
+    m.fates = calloc(m.count + 1, sizeof *m.fates);
+    all_are(&m, MEMORY_KEPT, 0);
+    check_image(&m, "all kept", m.count);
+    for (size_t i = 0; i < m.count; i++) {
+        all_are(&m, MEMORY_KEPT, 0);
+        m.fates[i].kind = MEMORY_LOST;
+        check_image(&m, "one change lost", i);
+    }
+    for (size_t i = m.count; i-- > 0;) {
+        m.fates[i].kind = MEMORY_LOST;
+        check_image(&m, "all lost from here on", i);
+    }
+    /* What is older has been damaged at its own moment. */
+    for (size_t i = x->changes < m.count ? x->changes : m.count; i < m.count; i++)
+        if (memory_os_change(memory, i).kind == MEMORY_WRITE)
+            check_damaged_write(&m, i);
+    x->changes = m.count;
+    free(m.fates);
+}
+
+static void watch(void *arg, fault_call call, bool after) {
+    watched *x = arg;
+    if (!after || call == FAULT_READ || call == FAULT_SIZE || call == FAULT_CLOSE ||
+        call == FAULT_DIR_LIST || call == FAULT_DIR_IDENTITY || call == FAULT_RANDOM ||
+        call == FAULT_LOCK || call == FAULT_DIR_OPEN)
+        return;
+    if (x->depth > 0) { /* inside of an image: the mutex is ours already */
+        check_moment(x);
+        return;
+    }
+    pthread_mutex_lock(&x->crash->mutex);
+    check_moment(x);
+    pthread_mutex_unlock(&x->crash->mutex);
+}
+
+/* ---- The scenario -------------------------------------------------------------------------------------- */
+
+static void run_step(crash *c, world *w, model *m, unsigned number) {
+    model *then = model_clone(m);
+    scenario_apply(number, then);
+    const step *s = &scenario_steps[number];
+    bool commit = model_digest(then) != model_digest(m) || s->kind == STEP_BATCH;
+    if (commit) {
+        CHECK(c->commits < COMMITS_MAX);
+        pthread_mutex_lock(&c->mutex);
+        c->step_of[c->commits] = number;
+        c->history[++c->commits] = model_digest(then);
+        pthread_mutex_unlock(&c->mutex);
+        atomic_store(&c->ceiling, c->commits);
+    }
+    CHECK(scenario_run(number, w->db, m, &w->err) >= 0);
+    CHECK_EQ(model_digest(m), model_digest(then));
+    model_destroy(then);
+    bool durable = s->kind == STEP_SYNC || (commit && s->flags & KV_SYNC);
+    if (durable || w->options.sync == KV_SYNC_ALWAYS)
+        atomic_store(&c->floor, c->commits);
+}
+
+static void close_and_open(crash *c, world *w) {
+    world_close(w);
+    atomic_store(&c->floor, c->commits);
+    world_open(w);
+}
+
+static void crash_in_mode(kv_sync sync) {
+    const char *depth = getenv("PYKV_C_CRASH_DEPTH");
+    world *w = world_create();
+    model *m = model_create();
+    w->options.sync = sync;
+    w->options.sync_interval_ns = UINT64_C(3600000000000);
+    crash c = {.options = w->options, .depth_max = depth != NULL ? (unsigned)atoi(depth) : 2};
+    c.seen = calloc(SEEN_SIZE, sizeof *c.seen);
+    pthread_mutex_init(&c.mutex, NULL);
+    watched x = {.crash = &c, .memory = w->memory};
+    fault_os_watch(w->faults, watch, &x);
+    world_open(w);
+    for (unsigned i = 0; i < scenario_count; i++) {
+        if (scenario_steps[i].kind == STEP_POP_ANY)
+            continue; /* which key it takes is another one each time */
+        run_step(&c, w, m, i);
+        if (i % 11 == 10)
+            close_and_open(&c, w);
+    }
+    close_and_open(&c, w);
+    world_close(w);
+    fault_os_watch(w->faults, NULL, NULL);
+    printf("# sync mode %d: %d images, of which %d different ones were recovered\n", (int)sync,
+           (int)c.images, (int)c.opened);
+    CHECK(c.opened > 1000);
+    world_destroy(w);
+    model_destroy(m);
+    free(c.seen);
+}
+
+static void test_power_cut_always(void) {
+    crash_in_mode(KV_SYNC_ALWAYS);
+}
+
+static void test_power_cut_interval(void) {
+    crash_in_mode(KV_SYNC_INTERVAL);
+}
+
+static void test_power_cut_never(void) {
+    crash_in_mode(KV_SYNC_NEVER);
+}
+
+CHECK_MAIN(TEST(test_power_cut_always), TEST(test_power_cut_interval), TEST(test_power_cut_never))

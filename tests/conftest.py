@@ -1,0 +1,175 @@
+"""Shared options and fixtures.
+
+Every store that a test opens through `open_store` (the `store` and `disk` fixtures do) is walked by
+the engine's own consistency check, `_verify`, before it is closed at the end of the test.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import pykv
+
+MODES = ("always", "interval", "never")
+
+# What the `store` fixture is parametrized with: a name, and the options of `pykv.open`.
+KINDS = {
+    "memory": {},
+    "always": {"sync": "always"},
+    "interval": {"sync": "interval", "sync_interval": 0.01},
+    "never": {"sync": "never"},
+    "memory-release": {"gil": "release"},
+    "always-release": {"sync": "always", "gil": "release"},
+}
+
+TESTS = Path(__file__).resolve().parent
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("pykv")
+    group.addoption(
+        "--kills", type=int, default=50, help="how often the kill tests kill in all (default: 50)"
+    )
+    group.addoption(
+        "--seed", type=int, default=None, help="seed of everything random (default: a fresh one)"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    if config.option.seed is None:
+        config.option.seed = int.from_bytes(os.urandom(4), "little")
+    # Hypothesis follows the same seed unless it was given its own.
+    if getattr(config.option, "hypothesis_seed", 0) is None:
+        config.option.hypothesis_seed = config.option.seed
+
+
+def pytest_report_header(config):
+    return f"pykv: {pykv.__file__}, --seed {config.option.seed}, --kills {config.option.kills}"
+
+
+@pytest.fixture
+def seed(request):
+    """The seed of this run; printed, so that a failure's report has it."""
+    print(f"seed: --seed {request.config.option.seed}")
+    return request.config.option.seed
+
+
+@pytest.fixture
+def rng(request, seed):
+    """A random generator of this test's own, the same for the same seed."""
+    return random.Random(f"{seed} {request.node.nodeid}")
+
+
+@pytest.fixture
+def open_store():
+    """pykv.open, with a consistency check and a close at the end of the test."""
+    stores = []
+
+    def opener(path=None, **options):
+        store = pykv.open(path, **options)
+        stores.append(store)
+        return store
+
+    yield opener
+    try:
+        for store in stores:
+            if not store.closed:
+                store._verify()
+    finally:
+        for store in stores:
+            store.close()
+
+
+def kind_options(kind, directory):
+    """The arguments of `pykv.open` for one of KINDS, with its store in `directory`."""
+    return {"path": None if kind.startswith("memory") else directory / "store", **KINDS[kind]}
+
+
+@pytest.fixture(params=KINDS)
+def store(request, tmp_path, open_store):
+    """A new, empty store, of each kind in turn."""
+    return open_store(**kind_options(request.param, tmp_path))
+
+
+class Disk:
+    """A place for a store on disk, to open it as often as a test likes."""
+
+    def __init__(self, path, open_store, options):
+        self.path = path
+        self.options = options
+        self._open_store = open_store
+
+    def open(self, **changes):
+        return self._open_store(self.path, **{**self.options, **changes})
+
+
+@pytest.fixture(params=MODES)
+def disk(request, tmp_path, open_store):
+    """A Disk for each sync mode in turn."""
+    return Disk(tmp_path / "store", open_store, {"sync": request.param})
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where a test may make a store."""
+    return tmp_path / "store"
+
+
+def python_environment(**changes):
+    """The environment for a child interpreter: it finds the same pykv, and these tests' modules."""
+    environment = {**os.environ, **changes}
+    folders = [str(Path(pykv.__file__).resolve().parent.parent), str(TESTS)]
+    if environment.get("PYTHONPATH"):
+        folders.append(environment["PYTHONPATH"])
+    environment["PYTHONPATH"] = os.pathsep.join(folders)
+    return environment
+
+
+class Script:
+    """Runs Python source in child interpreters; ends those that a failed test left behind."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self._children = []
+
+    def start(self, source, *args, options=(), env=None, **popen):
+        command = [sys.executable, *options, "-c", textwrap.dedent(source), *map(str, args)]
+        popen.setdefault("stdin", subprocess.PIPE)
+        popen.setdefault("stdout", subprocess.PIPE)
+        popen.setdefault("stderr", subprocess.PIPE)
+        child = subprocess.Popen(
+            command, cwd=self.directory, env=python_environment(**(env or {})), text=True, **popen
+        )
+        self._children.append(child)
+        return child
+
+    def run(self, source, *args, timeout=60, status=0, **more):
+        """Runs to the end, demands the exit status, and returns (standard output, error)."""
+        child = self.start(source, *args, **more)
+        try:
+            out, err = child.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            out, err = child.communicate()
+            pytest.fail(f"still running after {timeout} s\n{out}\n{err}")
+        assert child.returncode == status, f"exit status {child.returncode}\n{out}\n{err}"
+        return out, err
+
+    def end(self):
+        for child in self._children:
+            if child.poll() is None:
+                child.kill()
+            child.communicate()
+
+
+@pytest.fixture
+def script(tmp_path):
+    scripts = Script(tmp_path)
+    yield scripts
+    scripts.end()

@@ -1,0 +1,109 @@
+"""The README's words, held against the package: the example runs, every name and link exists."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import python_environment
+
+import pykv
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.M | re.S)
+
+
+def section(title):
+    return re.search(rf"^#+ {title}\n(.*?)(?=^#+ |\Z)", TEXT, re.M | re.S)[1]
+
+
+def test_example(tmp_path, monkeypatch):
+    """Runs it line by line; an expression with `# -> value` must give that value."""
+    monkeypatch.chdir(tmp_path)
+    (source,) = blocks("python")
+    lines, names, compared = source.splitlines(), {}, 0
+    for statement in ast.parse(source).body:
+        expected = lines[statement.end_lineno - 1].partition("# -> ")[2]
+        code = "\n".join(lines[statement.lineno - 1 : statement.end_lineno])
+        if expected:
+            assert eval(code, names) == ast.literal_eval(expected), code
+            compared += 1
+        else:
+            exec(code, names)
+    assert compared == source.count("# ->") == 4
+    assert names["db"].closed
+    with pykv.open("data.kv", create=False) as db:
+        assert dict(db) == {b"a": b"3", b"city": b"Rome", b"visits": b"5"}
+
+
+def test_every_error_is_named():
+    text = section("Errors")
+    errors = {
+        name
+        for name, thing in vars(pykv).items()
+        if isinstance(thing, type)
+        and issubclass(thing, pykv.Error)
+        and thing.__module__.split(".")[0] == "pykv"
+    }
+    assert set(re.findall(r"`(?:pykv\.)?(\w*Error)`", text)) == errors | {
+        "ValueError",
+        "OSError",
+        "KeyError",
+        "TypeError",
+    }
+
+
+def test_the_table_of_operations_names_what_is_there():
+    table = [line for line in section("What a store can do").splitlines() if line.startswith("| ")]
+    names = set()
+    for line in table:
+        names |= {call.partition("(")[0] for call in re.findall(r"`(\w+(?:\([^`]*\))?)`", line)}
+    names -= {"iter", "len", "use", "memoryview", "expected"}
+    assert {"get", "put", "view", "incr", "recovery", "close"} <= names
+    assert not [name for name in names if not hasattr(pykv.Store, name)]
+
+
+def test_the_limits_are_true():
+    assert "65,535 bytes" in TEXT and "512 MiB" in TEXT and "1 GiB" in TEXT
+    store = pykv.open()
+    store.put(b"k" * 65_535, b"")
+    with pytest.raises(pykv.LimitError):
+        store.put(b"k" * 65_536, b"")
+    store.close()
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", TEXT))
+def test_links(target):
+    assert (ROOT / target).is_file()
+
+
+def test_every_command_of_the_command_line_is_there():
+    commands = re.findall(r"^pykv (\w+)", "".join(blocks("text")), re.M)
+    assert commands == ["put", "get", "delete", "keys", "stats", "demo"]
+    for command in commands:
+        line = next(
+            line for line in blocks("text")[0].splitlines() if line.startswith(f"pykv {command} ")
+        )
+        shown = subprocess.run(
+            [sys.executable, "-m", "pykv", command, "--help"],
+            env=python_environment(),
+            cwd=ROOT / "tests",
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for option in re.findall(r"--\w+", line):
+            assert option in shown
+
+
+def test_the_two_set_up_commands():
+    assert [block.strip() for block in blocks("sh")] == [
+        "pip install . && pykv demo",
+        "pip install '.[test]' && pytest",
+    ]

@@ -1,0 +1,167 @@
+"""Signals: Ctrl-C reaches the main thread, and any number of others break no write."""
+
+import signal
+import threading
+import time
+
+import pytest
+
+import pykv
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals")
+
+
+@pytest.fixture
+def beats():
+    """A signal every half millisecond while the test runs; how many came."""
+    count = [0]
+
+    def beat(number, frame):
+        count[0] += 1
+
+    before = signal.signal(signal.SIGALRM, beat)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    yield count
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_writes_under_many_signals(store, beats):
+    model = {}
+    deadline = time.monotonic() + 0.7
+    i = 0
+    while time.monotonic() < deadline or beats[0] < 20:
+        i += 1
+        store[b"%d" % (i % 100)] = model[b"%d" % (i % 100)] = b"v" * (i % 3000)
+        if i % 10 == 0:
+            store.put_many({b"many %d" % j: b"%d" % i for j in range(50)})
+            model.update({b"many %d" % j: b"%d" % i for j in range(50)})
+            assert store.incr(b"n") == i // 10
+            model[b"n"] = b"%d" % (i // 10)
+    assert beats[0] >= 20, "no signals came: nothing was tested"
+    assert store == model
+
+
+def test_large_writes_under_many_signals(disk, beats, rng):
+    """A system call for many bytes is the one that a signal cuts short."""
+    values = [rng.randbytes(3_000_000) for _ in range(6)]
+    with disk.open() as store:
+        for i in range(20):
+            store[b"%d" % i] = values[i % 6]
+        store.sync()
+    with disk.open() as store:
+        assert store == {b"%d" % i: values[i % 6] for i in range(20)}
+        assert store.recovery["bytes_cut"] == 0
+    assert beats[0] > 0
+
+
+def test_opening_under_many_signals(disk, beats):
+    with disk.open() as store:
+        store.put_many({b"%d" % i: b"v" * 100 for i in range(50_000)})
+    for _ in range(5):
+        with disk.open() as store:
+            assert len(store) == 50_000
+    assert beats[0] > 0
+
+
+def test_a_handler_that_uses_the_store(store):
+    """Handlers run between the interpreter's steps, never inside of a call that holds a lock."""
+
+    def handler(number, frame):
+        store.incr(b"beats")
+        seen.append(store.get(b"k"))
+
+    seen = []
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline or len(seen) < 20:
+            store[b"k"] = b"v" * 2000
+            store.get_many([b"k"] * 100)
+            for _ in store.items():
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(seen) >= 20 and store[b"beats"] == b"%d" % len(seen)
+    assert set(seen) <= {None, b"v" * 2000}
+
+
+def test_keyboard_interrupt_reaches_the_main_thread_while_others_write(script, path):
+    out, err = script.run(
+        """
+        import os, signal, sys, threading, time, pykv
+        store = pykv.open(sys.argv[1])
+        done = [0] * 4
+        stop = False
+
+        def work(name):
+            while not stop:
+                store[f"{name} {done[name]}"] = "v"
+                done[name] += 1
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(3):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            try:
+                i = 0
+                while True:
+                    i += 1
+                    store["main"] = str(i)
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+        before = sum(done)
+        while sum(done) < before + 10:
+            time.sleep(0.001)
+        stop = True
+        for thread in threads:
+            thread.join()
+        assert int(store["main"]) >= 1
+        print(*done)
+        """,
+        path,
+    )
+    lines = out.split("\n")
+    assert lines[:3] == ["interrupted"] * 3
+    with pykv.open(path) as store:
+        for name, count in enumerate(map(int, lines[3].split())):
+            assert store.get_many([f"{name} {i}" for i in range(count)]) == [b"v"] * count
+
+
+def test_ctrl_c_ends_a_program_and_loses_nothing(script, path):
+    child = script.start(
+        """
+        import sys, pykv
+        store = pykv.open(sys.argv[1])
+        i = 0
+        while True:
+            store[str(i)] = "v"
+            i += 1
+            if i % 100 == 0:
+                print(i, flush=True)
+        """,
+        path,
+    )
+    assert child.stdout.readline() == "100\n"
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=30)
+    assert "KeyboardInterrupt" in err
+    assert child.returncode == -signal.SIGINT
+    last = int(out.split()[-1]) if out else 100
+    with pykv.open(path) as store:
+        assert store.get_many([b"%d" % i for i in range(last)]) == [b"v"] * last
+        assert store.recovery["clean"]
+
+
+def test_an_interrupted_batch_is_dropped(store):
+    timer = threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,))
+    with pytest.raises(KeyboardInterrupt):
+        with store.batch() as batch:
+            timer.start()
+            while True:
+                batch.put(b"k", b"v")
+    assert len(store) == 0
+    store[b"k"] = b"v"
