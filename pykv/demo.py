@@ -332,8 +332,8 @@ def _shrink(pipe):
 
 
 def _example(store, text):
-    """What the store says about the most common of the longer words."""
-    word = max(text.words, key=lambda word: (len(word) > 5, text.words[word][0]))
+    """What the store says about one of the longer words, that of the most files."""
+    word = max(text.words, key=lambda word: (len(word) > 5, text.words[word][1]))
     file = next(file for file, words in text.at.items() if word in words)
     entry = store.get(b"word/" + word)
     place = store.get(b"at/%s/%s" % (word, os.fsencode(file)))

@@ -1,5 +1,6 @@
 """Signals: Ctrl-C reaches the main thread, and any number of others break no write."""
 
+import contextlib
 import signal
 import threading
 import time
@@ -8,22 +9,42 @@ import pytest
 
 import pykv
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX signals")
+pytestmark = pytest.mark.skipif(
+    not hasattr(signal, "pthread_kill"), reason="needs POSIX signals"
+)
+
+
+@contextlib.contextmanager
+def beating(handler):
+    """A thread sends the main thread a signal every half millisecond or so."""
+
+    def beat():
+        while not stop.wait(0.0005):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    main = threading.main_thread().ident
+    stop = threading.Event()
+    before = signal.signal(signal.SIGUSR1, handler)
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.fixture
 def beats():
-    """A signal every half millisecond while the test runs; how many came."""
+    """Signals come while the test runs; how many came."""
     count = [0]
 
-    def beat(number, frame):
+    def handler(number, frame):
         count[0] += 1
 
-    before = signal.signal(signal.SIGALRM, beat)
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    yield count
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    with beating(handler):
+        yield count
 
 
 def test_writes_under_many_signals(store, beats):
@@ -72,18 +93,13 @@ def test_a_handler_that_uses_the_store(store):
         seen.append(store.get(b"k"))
 
     seen = []
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-    try:
+    with beating(handler):
         deadline = time.monotonic() + 0.5
         while time.monotonic() < deadline or len(seen) < 20:
             store[b"k"] = b"v" * 2000
             store.get_many([b"k"] * 100)
             for _ in store.items():
                 pass
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert len(seen) >= 20 and store[b"beats"] == b"%d" % len(seen)
     assert set(seen) <= {None, b"v" * 2000}
 

@@ -12,7 +12,7 @@
  *
  * What was recovered from an image depends on its bytes alone, so images are remembered by them.
  *
- *     PYKV_C_CRASH_DEPTH=2   how many crashes in a row (more take long)
+ *     PYKV_C_CRASH=3   so many power cuts in a row (not 2), and writes torn at every sector: minutes
  */
 #include "check.h"
 
@@ -35,6 +35,7 @@ typedef struct seen {
 typedef struct crash {
     kv_options options; /* of the images' stores */
     unsigned depth_max;
+    bool thorough;
     /* commit i + 1 was made by step step_of[i] and led to state history[i + 1] */
     uint64_t history[COMMITS_MAX + 1];
     unsigned step_of[COMMITS_MAX];
@@ -52,7 +53,6 @@ typedef struct watched {
     memory_os *memory;
     unsigned depth;
     size_t changes;        /* at the last look */
-    const uint64_t *same;  /* a recovery: the state that all images must lead to, once known */
     uint64_t first_state;  /* what they have led to so far */
     bool has_first;
 } watched;
@@ -195,6 +195,13 @@ static bool changes_bytes(memory_os *memory, size_t i) {
     return differ;
 }
 
+/* The places to tear a write at: the first, one in the middle, the last; or all. */
+static size_t next_tear(const crash *c, size_t at, size_t tears) {
+    if (c->thorough || at == tears)
+        return at + 1;
+    return at < tears / 2 ? tears / 2 : tears;
+}
+
 /* Write `i` goes wrong, and what came after it is not there, or is. */
 static void check_damaged_write(moment *m, size_t i) {
     memory_change change = memory_os_change(m->watched->memory, i);
@@ -203,7 +210,7 @@ static void check_damaged_write(moment *m, size_t i) {
         all_are(m, MEMORY_KEPT, 0);
         if (!kept)
             all_are(m, MEMORY_LOST, i + 1);
-        for (size_t at = 1; at <= change.tears; at++) {
+        for (size_t at = 1; at <= change.tears; at = next_tear(m->watched->crash, at, change.tears)) {
             m->fates[i] = (memory_fate){MEMORY_TORN, at};
             check_image(m, "a torn write", i);
             m->fates[i] = (memory_fate){MEMORY_TORN_HEAD, at};
@@ -244,19 +251,30 @@ static void check_moment(watched *x) {
     free(m.fates);
 }
 
+/* One call at a time, with its look at what it has left. */
 static void watch(void *arg, fault_call call, bool after) {
     watched *x = arg;
-    if (!after || call == FAULT_READ || call == FAULT_SIZE || call == FAULT_CLOSE ||
-        call == FAULT_DIR_LIST || call == FAULT_DIR_IDENTITY || call == FAULT_RANDOM ||
-        call == FAULT_LOCK || call == FAULT_DIR_OPEN)
-        return;
-    if (x->depth > 0) { /* inside of an image: the mutex is ours already */
-        check_moment(x);
+    bool outermost = x->depth == 0; /* an image is opened by a thread that has the mutex */
+    if (!after) {
+        if (outermost)
+            pthread_mutex_lock(&x->crash->mutex);
         return;
     }
-    pthread_mutex_lock(&x->crash->mutex);
-    check_moment(x);
-    pthread_mutex_unlock(&x->crash->mutex);
+    switch (call) {
+    case FAULT_OPEN: /* may make a file */
+    case FAULT_WRITE:
+    case FAULT_TRUNCATE:
+    case FAULT_RENAME:
+    case FAULT_UNLINK:
+    case FAULT_SYNC:
+    case FAULT_DIR_SYNC:
+        check_moment(x);
+        break;
+    default:
+        break;
+    }
+    if (outermost)
+        pthread_mutex_unlock(&x->crash->mutex);
 }
 
 /* ---- The scenario -------------------------------------------------------------------------------------- */
@@ -289,12 +307,13 @@ static void close_and_open(crash *c, world *w) {
 }
 
 static void crash_in_mode(kv_sync sync) {
-    const char *depth = getenv("PYKV_C_CRASH_DEPTH");
+    const char *more = getenv("PYKV_C_CRASH");
     world *w = world_create();
     model *m = model_create();
     w->options.sync = sync;
     w->options.sync_interval_ns = UINT64_C(3600000000000);
-    crash c = {.options = w->options, .depth_max = depth != NULL ? (unsigned)atoi(depth) : 2};
+    crash c = {.options = w->options, .thorough = more != NULL};
+    c.depth_max = more != NULL ? (unsigned)atoi(more) : 2;
     c.seen = calloc(SEEN_SIZE, sizeof *c.seen);
     pthread_mutex_init(&c.mutex, NULL);
     watched x = {.crash = &c, .memory = w->memory};
