@@ -75,24 +75,27 @@ uint64_t kv_undo_latest_change(const kv_shard *shard, uint64_t hash, kv_bytes ke
 
 /* ---- Pruning ----------------------------------------------------------------------------------- */
 
-kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn) {
+kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn, kv_undo *dead) {
     if (shard->undo == NULL || shard->undo_oldest_lsn > lsn)
-        return NULL;
+        return dead;
     kv_undo **end = &shard->undo, *newer = NULL;
     while ((*end)->lsn > lsn) {
         newer = *end;
         end = &newer->next;
     }
-    kv_undo *dead = *end;
+    kv_undo *first = *end;
     *end = NULL;
     shard->undo_oldest_lsn = newer != NULL ? newer->lsn : 0;
-    shard->pruned_lsn = dead->lsn;
-    for (kv_undo *r = dead; r != NULL; r = r->next) {
+    shard->pruned_lsn = first->lsn;
+    for (kv_undo *r = first;; r = r->next) {
         shard->undo_count--;
         if (r->kind == KV_UNDO_CLEAR)
             shard->undo_clears--;
+        if (r->next == NULL) {
+            r->next = dead;
+            return first;
+        }
     }
-    return dead;
 }
 
 /* Blocks on their way back to the pool, by stripe. */
@@ -135,15 +138,25 @@ void kv_undo_free_all(kv_table *table, kv_undo *records) {
     sweeper s;
     s.pool = table->entries;
     memset(s.counts, 0, sizeof s.counts);
-    for (kv_undo *r = records, *next; r != NULL; r = next) {
-        next = r->next;
-        if (r->kind == KV_UNDO_CLEAR) {
-            kv_array_visit(r->clear.array, sweep_entry, &s);
-            kv_array_free(table, r->clear.array);
-        } else {
-            sweep_entry(&s, r->change.before);
+    while (records != NULL) {
+        /* A block of them at a time, so that the misses on their entries overlap. */
+        kv_undo *block[MANY];
+        size_t count = 0;
+        for (; count < MANY && records != NULL; records = records->next) {
+            block[count++] = records;
+            if (records->kind == KV_UNDO_CHANGE)
+                __builtin_prefetch(records->change.before, 1);
         }
-        sweep_block(&s, r->stripe, r, sizeof *r);
+        for (size_t i = 0; i < count; i++) {
+            kv_undo *r = block[i];
+            if (r->kind == KV_UNDO_CLEAR) {
+                kv_array_visit(r->clear.array, sweep_entry, &s);
+                kv_array_free(table, r->clear.array);
+            } else {
+                sweep_entry(&s, r->change.before);
+            }
+            sweep_block(&s, r->stripe, r, sizeof *r);
+        }
     }
     for (unsigned stripe = 0; stripe < KV_POOL_STRIPES; stripe++)
         sweep_stripe(&s, stripe);

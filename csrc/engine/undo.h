@@ -79,9 +79,9 @@ static inline kv_entry *kv_shard_find_at(const kv_shard *shard, uint64_t hash, k
 /* The LSN of the latest change of this key that is above `lsn`; 0: there is none. */
 uint64_t kv_undo_latest_change(const kv_shard *shard, uint64_t hash, kv_bytes key, uint64_t lsn);
 
-/* Takes the records at or below `lsn` off the locked shard; the caller frees them with
- * kv_undo_free_all, after unlocking. */
-kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn);
+/* Takes the records at or below `lsn` off the locked shard and puts them before those of `dead` (NULL:
+ * none yet).  The caller frees the whole list with kv_undo_free_all, after unlocking. */
+kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn, kv_undo *dead);
 void kv_undo_free_all(kv_table *table, kv_undo *records);
 
 /* Undoes every change above `lsn`.  KV_ERR_NOMEM: some are left, with their records, so readers at

@@ -19,9 +19,10 @@
 
 /* ---- Undo records ------------------------------------------------------------------------------- */
 
-/* Drops what nobody needs from the locked shard; the records are freed after unlocking. */
-static kv_undo *prune_locked(kv_store *store, kv_shard *shard) {
-    return shard->undo == NULL ? NULL : kv_undo_prune(shard, kv_store_limit(store));
+/* Drops what nobody needs from the locked shard; the records, before those of `dead`, are to be freed
+ * after unlocking. */
+static kv_undo *prune_locked(kv_store *store, kv_shard *shard, kv_undo *dead) {
+    return shard->undo == NULL ? dead : kv_undo_prune(shard, kv_store_limit(store), dead);
 }
 
 /* Remembers that somebody has to prune when a snapshot goes. */
@@ -33,7 +34,7 @@ static void note_held(kv_store *store, const kv_shard *shard) {
 
 static void prune_hash(kv_store *store, uint64_t hash) {
     kv_shard *shard = kv_table_lock(&store->table, hash);
-    kv_undo *dead = prune_locked(store, shard);
+    kv_undo *dead = prune_locked(store, shard, NULL);
     kv_shard_unlock(shard);
     kv_undo_free_all(&store->table, dead);
 }
@@ -42,7 +43,7 @@ void kv_store_prune_all(kv_store *store) {
     for (uint64_t hash = 0;;) {
         kv_shard *shard = kv_table_lock(&store->table, hash);
         uint64_t last = kv_shard_range_last(shard);
-        kv_undo *dead = prune_locked(store, shard);
+        kv_undo *dead = prune_locked(store, shard, NULL);
         note_held(store, shard);
         kv_shard_unlock(shard);
         kv_undo_free_all(&store->table, dead);
@@ -70,10 +71,11 @@ static bool needs_record(kv_store *store, uint64_t lsn) {
     return store->log != NULL || lsn > kv_store_limit(store);
 }
 
-/* Enters the change at `lsn` into the shard's history, with its record if it has one.  What is to be freed
- * comes back, for after unlocking. */
-static kv_undo *enter_change(kv_store *store, kv_shard *shard, uint64_t lsn, kv_undo *record) {
-    kv_undo *dead = prune_locked(store, shard);
+/* Enters the change at `lsn` into the shard's history, with its record if it has one.  What is to be freed,
+ * before those of `dead`, comes back, for after unlocking. */
+static kv_undo *enter_change(kv_store *store, kv_shard *shard, uint64_t lsn, kv_undo *record,
+                             kv_undo *dead) {
+    dead = prune_locked(store, shard, dead);
     shard->last_lsn = lsn;
     if (record == NULL) {
         assert(shard->undo == NULL);
@@ -264,7 +266,7 @@ static kv_status change_locked(kv_store *store, kv_shard *shard, key_write *w, k
     else
         dead->entry = old;
     w->new = NULL; /* the table's now */
-    dead->records = enter_change(store, shard, ticket->lsn, record);
+    dead->records = enter_change(store, shard, ticket->lsn, record, NULL);
     count_entries(store, entries_change);
     return KV_OK;
 }
@@ -580,6 +582,10 @@ static kv_status batch_build(batch *b, kv_error *err) {
             continue;
         if (!kv_pool_alloc_many(pool, stripe, sizes, blocks, many))
             return kv_fail_nomem(err, many * sizes[0]);
+        for (size_t j = 0; j < many; j++) {
+            __builtin_prefetch(blocks[j], 1);
+            __builtin_prefetch((char *)blocks[j] + 64, 1);
+        }
         for (size_t j = 0; j < many; j++)
             puts[j]->new = kv_entry_init(blocks[j], stripe, puts[j]->op->key, puts[j]->op->value);
         many = 0;
@@ -692,14 +698,8 @@ static kv_undo *batch_link(batch *b, uint64_t lsn) {
             kv_undo_set_change(record, lsn, item->hash, item->old, item->new);
             item->old = NULL;
         }
-        kv_undo *freed = enter_change(b->store, shard, lsn, record);
+        dead = enter_change(b->store, shard, lsn, record, dead);
         item->new = NULL;
-        while (freed != NULL) {
-            kv_undo *next = freed->next;
-            freed->next = dead;
-            dead = freed;
-            freed = next;
-        }
     }
     return dead;
 }
@@ -759,19 +759,21 @@ out:
 }
 
 static void batch_prune(batch *b) {
-    uint64_t next = 0;
+    enum { AHEAD = 16 };
+    kv_table *table = &b->store->table;
+    kv_undo *dead = NULL;
+    uint64_t last = 0;
     for (size_t i = 0; i < b->count; i++) {
-        if (i > 0 && b->items[i].hash < next)
+        if (i + AHEAD < b->count)
+            kv_table_prefetch_shard(table, b->items[i + AHEAD].hash);
+        if (i > 0 && b->items[i].hash <= last)
             continue; /* in the shard that was just pruned */
-        kv_shard *shard = kv_table_lock(&b->store->table, b->items[i].hash);
-        uint64_t last = kv_shard_range_last(shard);
-        kv_undo *dead = prune_locked(b->store, shard);
+        kv_shard *shard = kv_table_lock(table, b->items[i].hash);
+        last = kv_shard_range_last(shard);
+        dead = prune_locked(b->store, shard, dead);
         kv_shard_unlock(shard);
-        kv_undo_free_all(&b->store->table, dead);
-        if (last == UINT64_MAX)
-            break;
-        next = last + 1;
     }
+    kv_undo_free_all(table, dead);
 }
 
 static kv_status batch_commit(batch *b, kv_error *err) {
@@ -932,10 +934,10 @@ static void clear_link(kv_store *store, clearing *c, uint64_t lsn) {
         shard->count = 0;
         shard->data_bytes = 0;
         if (needs_record(store, lsn)) {
-            item->dead = enter_change(store, shard, lsn, item->undo);
+            item->dead = enter_change(store, shard, lsn, item->undo, NULL);
         } else {
             item->dead = item->undo;
-            item->undo->next = enter_change(store, shard, lsn, NULL);
+            item->undo->next = enter_change(store, shard, lsn, NULL, NULL);
         }
         item->undo = NULL;
         item->empty = 0;

@@ -148,7 +148,7 @@ static Py_ssize_t snapshot_length(PyObject *op) {
 
 /* ---- Iterators ----------------------------------------------------------------------------- */
 
-static PyObject *iterator_new(snapshot *owner, part part) {
+static PyObject *iterator_new(snapshot *owner, part which) {
     const kvpy_state *state = owner->store->state;
     iterator *self = PyObject_GC_New(iterator, state->iterator_type);
     if (self == NULL)
@@ -157,7 +157,7 @@ static PyObject *iterator_new(snapshot *owner, part part) {
     self->cursor = NULL;
     self->items = NULL;
     self->next = self->count = 0;
-    self->part = part;
+    self->part = which;
     self->busy = false;
     kv_error err;
     kv_status status;
@@ -309,12 +309,12 @@ static PyObject *snapshot_iter(PyObject *op) {
 }
 
 PyObject *kvpy_store_iter(PyObject *store) {
-    PyObject *snapshot = kvpy_snapshot_new((kvpy_store *)store);
-    if (snapshot == NULL)
+    PyObject *moment = kvpy_snapshot_new((kvpy_store *)store);
+    if (moment == NULL)
         return NULL;
-    PyObject *iterator = snapshot_iter(snapshot);
-    Py_DECREF(snapshot);
-    return iterator;
+    PyObject *keys = snapshot_iter(moment);
+    Py_DECREF(moment);
+    return keys;
 }
 
 /* ---- Snapshot: the type -------------------------------------------------------------------- */
