@@ -41,7 +41,7 @@ bool kv_pool_alloc_many(kv_pool *pool, unsigned stripe, const size_t *sizes, voi
 void kv_pool_free_many(kv_pool *pool, unsigned stripe, void *const *blocks, const size_t *sizes,
                        size_t count);
 
-/* While `exclusive`, one thread has the pool for itself and its stripes are not locked: a locked
+/* While `exclusive`, each stripe is used by one thread only and is not locked: a locked
  * instruction waits for all stores before it, and those go to memory that nobody has touched yet
   */
 void kv_pool_set_exclusive(kv_pool *pool, bool exclusive);

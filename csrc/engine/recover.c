@@ -7,140 +7,57 @@
 #include "../base/futex.h"
 #include "../base/mem.h"
 
-#define CHUNK_SIZE (4u << 20) /* bytes read at a time */
-#define WINDOW 32u            /* records whose memory is being fetched */
-
-/* ---- Applying records ------------------------------------------------------------------------- */
-
-/* Records wait here, a window of them, while the lines that they need come from memory. */
-typedef struct applier {
-    kv_table *table;
-    kv_recovery *info;
-    kv_record records[WINDOW];
-    uint64_t hashes[WINDOW];
-    unsigned count;
-} applier;
-
-static kv_status apply_put(kv_table *table, uint64_t hash, const kv_record *r, kv_error *err) {
-    kv_place place;
-    kv_entry *new = kv_entry_create(table->entries, hash, r->key, r->value);
-    if (new == NULL)
-        return kv_fail_nomem(err, kv_entry_block_size(r->key.size, r->value.size));
-    kv_shard *shard = kv_table_shard(table, hash);
-    kv_entry *old = kv_shard_find(shard, hash, r->key, &place);
-    if (old != NULL) {
-        kv_shard_replace(shard, place, new);
-        kv_entry_release(table->entries, old);
-        return KV_OK;
-    }
-    for (;;) {
-        kv_status status = kv_shard_reserve(table, shard, 1, err);
-        if (status < 0) {
-            kv_entry_release(table->entries, new);
-            return status;
-        }
-        if (status == KV_OK)
-            break;
-        shard = kv_table_shard(table, hash);
-    }
-    kv_shard_insert(shard, hash, new);
-    return KV_OK;
-}
-
-static void apply_delete(kv_table *table, uint64_t hash, const kv_record *r) {
-    kv_place place;
-    kv_shard *shard = kv_table_shard(table, hash);
-    kv_entry *old = kv_shard_find(shard, hash, r->key, &place);
-    if (old == NULL)
-        return;
-    kv_shard_remove(shard, hash, place);
-    kv_entry_release(table->entries, old);
-}
-
-/* In three sweeps, so that the misses of a window overlap. */
-static kv_status apply_window(applier *a, kv_error *err) {
-    kv_table *table = a->table;
-    kv_status status = KV_OK;
-    for (unsigned i = 0; i < a->count; i++)
-        kv_shard_prefetch_bucket(kv_table_shard(table, a->hashes[i]), a->hashes[i]);
-    for (unsigned i = 0; i < a->count; i++)
-        kv_shard_prefetch_entry(kv_table_shard(table, a->hashes[i]), a->hashes[i]);
-    for (unsigned i = 0; i < a->count && status == KV_OK; i++) {
-        if (a->records[i].kind == KV_RECORD_PUT)
-            status = apply_put(table, a->hashes[i], &a->records[i], err);
-        else
-            apply_delete(table, a->hashes[i], &a->records[i]);
-    }
-    a->count = 0;
-    return status;
-}
-
-static void release_entry(void *arg, kv_entry *e) {
-    kv_entry_release(((kv_table *)arg)->entries, e);
-}
-
-static kv_status apply_clear(applier *a, kv_error *err) {
-    kv_status status = apply_window(a, err);
-    for (uint64_t hash = 0; status == KV_OK;) {
-        kv_shard *shard = kv_table_shard(a->table, hash);
-        kv_array empty = kv_array_create(a->table, 0);
-        if (empty == 0) {
-            status = kv_fail_nomem(err, sizeof(kv_bucket));
-            break;
-        }
-        kv_array_visit(kv_shard_array(shard), release_entry, a->table);
-        kv_array_free(a->table, kv_shard_array(shard));
-        atomic_store_explicit(&shard->array, empty, memory_order_relaxed);
-        shard->count = 0;
-        shard->data_bytes = 0;
-        if (kv_shard_range_last(shard) == UINT64_MAX)
-            break;
-        hash = kv_shard_range_last(shard) + 1;
-    }
-    return status;
-}
-
-static kv_status apply(applier *a, const kv_record *record, kv_error *err) {
-    a->info->records++;
-    if (record->kind == KV_RECORD_CLEAR)
-        return apply_clear(a, err);
-    uint64_t hash = kv_table_hash(a->table, record->key);
-    kv_table_prefetch_shard(a->table, hash);
-    a->records[a->count] = *record;
-    a->hashes[a->count] = hash;
-    return ++a->count == WINDOW ? apply_window(a, err) : KV_OK;
-}
+#define CHUNK_SIZE (1u << 20) /* bytes read at a time: they stay in the second-level cache */
+#define HELPED_SEGMENTS_MIN 4u /* segments from which a second thread pays: 7 MiB of log, by default */
 
 /* ---- Reading a segment ------------------------------------------------------------------------ */
+
+/* Two buffers by turns: while one is filled and read, records in the other are still being applied. */
+typedef struct buffer {
+    uint8_t *bytes;
+    size_t capacity;
+    uint64_t mark; /* of the applier: its records are done when that is passed */
+} buffer;
 
 typedef struct reader {
     const kv_segment *segment;
     char path[KV_ERROR_PATH_SIZE];
-    applier *applier; /* its records point into the buffer */
-    uint8_t *buffer;
-    size_t capacity;
-    uint64_t start; /* of the buffer, in the file */
-    size_t size;
+    kv_applier *applier;
+    kv_recovery *info;
+    buffer buffers[2];
+    unsigned turn; /* which buffer has the bytes of the file ... */
+    uint64_t start; /* ... from here, ... */
+    size_t size;    /* ... so many */
     uint64_t proven_lsn; /* the largest durable LSN that a valid frame knows */
     kv_frame_kind last_kind;
 } reader;
+
+/* Takes the other buffer, with room for `size` bytes, once no record points into it any more. */
+static kv_status next_buffer(reader *r, size_t size, kv_error *err) {
+    r->buffers[r->turn].mark = kv_applier_mark(r->applier);
+    r->turn ^= 1;
+    buffer *b = &r->buffers[r->turn];
+    /* Also applies what this thread has kept for itself, of whichever buffer. */
+    kv_status status = kv_applier_wait(r->applier, b->mark, err);
+    if (status < 0 || size <= b->capacity)
+        return status;
+    uint8_t *bytes = kv_mem_realloc(b->bytes, size);
+    if (bytes == NULL)
+        return kv_fail_nomem(err, size);
+    b->bytes = bytes;
+    b->capacity = size;
+    return KV_OK;
+}
 
 /* The bytes from `offset`, `size` of them, in memory; they are within the file. */
 static kv_status reader_get(reader *r, uint64_t offset, size_t size, const uint8_t **bytes,
                             kv_error *err) {
     if (offset < r->start || offset + size > r->start + r->size) {
-        kv_status status = apply_window(r->applier, err); /* its records go away now */
-        if (status < 0)
-            return status;
-        size_t wanted = size > CHUNK_SIZE ? size : CHUNK_SIZE;
-        if (wanted > r->capacity) {
-            uint8_t *buffer = kv_mem_realloc(r->buffer, wanted);
-            if (buffer == NULL)
-                return kv_fail_nomem(err, wanted);
-            r->buffer = buffer;
-            r->capacity = wanted;
-        }
-        status = kv_file_read(&r->segment->file, r->buffer, wanted, offset, &r->size, err);
+        kv_status status = next_buffer(r, size > CHUNK_SIZE ? size : CHUNK_SIZE, err);
+        buffer *b = &r->buffers[r->turn];
+        r->start = r->size = 0;
+        if (status == KV_OK)
+            status = kv_file_read(&r->segment->file, b->bytes, b->capacity, offset, &r->size, err);
         if (status < 0)
             return status;
         r->start = offset;
@@ -148,7 +65,7 @@ static kv_status reader_get(reader *r, uint64_t offset, size_t size, const uint8
             return kv_fail_corrupt(err, r->path, (int64_t)(offset + r->size),
                                    "the file became shorter while it was read");
     }
-    *bytes = r->buffer + (offset - r->start);
+    *bytes = r->buffers[r->turn].bytes + (offset - r->start);
     return KV_OK;
 }
 
@@ -178,24 +95,25 @@ static kv_status read_frame(reader *r, uint64_t lsn, kv_frame_header *header,
 
 static kv_status apply_frame(reader *r, const kv_frame_header *header, const uint8_t *payload,
                              kv_error *err) {
-    kv_recovery *info = r->applier->info;
+    const uint8_t *buffer_bytes = r->buffers[r->turn].bytes;
     size_t left = header->payload_size;
     while (left > 0) {
         kv_record record;
         size_t size = kv_record_decode(&record, payload, left);
         if (size == 0)
             return kv_fail_corrupt(err, r->path,
-                                   (int64_t)(r->start + (uint64_t)(payload - r->buffer)),
+                                   (int64_t)(r->start + (uint64_t)(payload - buffer_bytes)),
                                    "a record of an unknown form in a frame whose checksum fits");
-        kv_status status = apply(r->applier, &record, err);
+        kv_status status = kv_applier_add(r->applier, &record, err);
         if (status < 0)
             return status;
-        info->commits += record.last;
+        r->info->records++;
+        r->info->commits += record.last;
         payload += size;
         left -= size;
     }
-    info->frames++;
-    info->bytes += kv_frame_size(header->payload_size);
+    r->info->frames++;
+    r->info->bytes += kv_frame_size(header->payload_size);
     return KV_OK;
 }
 
@@ -371,8 +289,6 @@ static void reader_begin(reader *r, const kv_segment *segment) {
 static kv_status read_full_segment(reader *r, uint64_t *lsn, const kv_segment *next, bool *ended,
                                    kv_error *err) {
     kv_status status = read_frames(r, lsn, next->header.start_lsn, ended, err);
-    if (status == KV_OK)
-        status = apply_window(r->applier, err);
     if (status == KV_OK && *lsn != next->header.start_lsn)
         return kv_fail_corrupt(err, r->path, (int64_t)kv_segment_offset(r->segment, *lsn),
                                "a frame that was on disk is damaged: the next segment starts at "
@@ -382,12 +298,12 @@ static kv_status read_full_segment(reader *r, uint64_t *lsn, const kv_segment *n
 }
 
 static kv_status read_last_segment(reader *r, uint64_t *lsn, bool read_only, kv_error *err) {
-    kv_recovery *info = r->applier->info;
+    kv_recovery *info = r->info;
     bool ended;
     uint64_t torn_end;
     kv_status status = read_frames(r, lsn, UINT64_MAX, &ended, err);
     if (status == KV_OK)
-        status = apply_window(r->applier, err);
+        status = kv_applier_finish(r->applier, err);
     if (status < 0)
         return status;
     if (ended) {
@@ -411,8 +327,7 @@ static kv_status read_last_segment(reader *r, uint64_t *lsn, bool read_only, kv_
 kv_status kv_recover(const kv_dir *dir, const uint8_t store_id[16], kv_table *table,
                      bool read_only, kv_recovered *recovered, kv_recovery *info, kv_error *err) {
     uint64_t started_ns = kv_now_ns();
-    applier a = {.table = table, .info = info};
-    reader r = {.applier = &a};
+    reader r = {.info = info};
     kv_segment segment = {.file = KV_FILE_CLOSED}, next = {.file = KV_FILE_CLOSED};
     uint64_t lsn = 0, count = 0;
     bool ended = true;
@@ -423,6 +338,9 @@ kv_status kv_recover(const kv_dir *dir, const uint8_t store_id[16], kv_table *ta
         return kv_fail_sys(err, -result, dir->path, "cannot list the directory");
     /* They must be 1, 2, ... count: one that is missing is noticed when it is opened. */
     kv_status status = kv_segment_open(&segment, dir, 1, store_id, !read_only, err);
+    if (status == KV_OK)
+        status = kv_applier_create(
+            table, count >= HELPED_SEGMENTS_MIN, &r.applier, err);
     if (status < 0)
         goto out;
     for (uint64_t sequence = 1; sequence < count; sequence++) {
@@ -457,6 +375,8 @@ out:
     info->duration_ns = kv_now_ns() - started_ns;
     kv_file_close(&segment.file);
     kv_file_close(&next.file);
-    kv_mem_free(r.buffer);
+    kv_applier_destroy(r.applier);
+    kv_mem_free(r.buffers[0].bytes);
+    kv_mem_free(r.buffers[1].bytes);
     return status;
 }

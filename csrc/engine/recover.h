@@ -17,8 +17,8 @@
 #ifndef KV_ENGINE_RECOVER_H
 #define KV_ENGINE_RECOVER_H
 
+#include "apply.h"
 #include "segment.h"
-#include "table.h"
 
 #define KV_TORN_FILE "torn.bin"
 

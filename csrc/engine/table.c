@@ -221,10 +221,10 @@ static kv_status directory_add(kv_table *table, kv_shard *shard, kv_error *err) 
 
 static kv_shard *shard_create(kv_table *table, uint64_t range_start, uint32_t depth,
                               uint64_t entries) {
-    kv_shard *shard = kv_pool_alloc(table->entries, 0, sizeof *shard);
+    kv_shard *shard = kv_pool_alloc(table->entries, kv_hash_stripe(range_start), sizeof *shard);
     kv_array array = kv_array_create(table, (uint32_t)entries);
     if (shard == NULL || array == 0) {
-        kv_pool_free(table->entries, 0, shard, sizeof *shard);
+        kv_pool_free(table->entries, kv_hash_stripe(range_start), shard, sizeof *shard);
         kv_array_free(table, array);
         return NULL;
     }
@@ -237,7 +237,7 @@ static kv_shard *shard_create(kv_table *table, uint64_t range_start, uint32_t de
 
 static void shard_destroy(kv_table *table, kv_shard *shard) {
     kv_array_free(table, kv_shard_array(shard));
-    kv_pool_free(table->entries, 0, shard, sizeof *shard);
+    kv_pool_free(table->entries, kv_hash_stripe(shard->range_start), shard, sizeof *shard);
 }
 
 kv_status kv_table_init(kv_table *table, kv_siphash_key hash_key, kv_error *err) {

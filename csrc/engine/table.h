@@ -3,7 +3,7 @@
  * Layer: engine (above entry.h).  Knows entries, hashes and memory; nothing of logs or LSNs but the
  * fields that a shard keeps for undo.h.
  *
- * Bits of a hash:   63 ........ 32   31 ... 16   15 .. 8   2 .. 0
+ * Bits of a hash:   63 ........ 32   31 ... 16   15 .. 8   63, 1 .. 0
  *                   directory        bucket      tag       stripe of the pool
  *
  * A shard owns the hashes that share its upper `depth` bits.  The first ones start with two buckets and

@@ -6,7 +6,7 @@
 #define MANY 64u /* blocks taken or given back under one lock */
 
 kv_undo *kv_undo_create(kv_table *table, uint64_t hash) {
-    unsigned stripe = (unsigned)(hash % KV_POOL_STRIPES);
+    unsigned stripe = kv_hash_stripe(hash);
     kv_undo *record = kv_pool_alloc(table->entries, stripe, sizeof *record);
     if (record != NULL)
         record->stripe = (uint8_t)stripe;

@@ -568,7 +568,7 @@ static void batch_fill(batch *b, const sort_key *keys, size_t count) {
 static kv_status batch_build(batch *b, kv_error *err) {
     enum { MANY = 64 };
     kv_pool *pool = b->store->table.entries;
-    unsigned stripe = (unsigned)(b->items[0].hash % KV_POOL_STRIPES);
+    unsigned stripe = kv_hash_stripe(b->items[0].hash);
     batch_item *puts[MANY];
     size_t sizes[MANY], many = 0;
     void *blocks[MANY];
@@ -669,7 +669,7 @@ static void batch_look(batch *b) {
 /* As many undo records as the batch has log records; a retry may have some already. */
 static kv_status batch_get_undo(batch *b, kv_error *err) {
     size_t more = b->record_count > b->undo_count ? b->record_count - b->undo_count : 0;
-    unsigned stripe = (unsigned)(b->items[0].hash % KV_POOL_STRIPES);
+    unsigned stripe = kv_hash_stripe(b->items[0].hash);
     if (!kv_undo_create_many(&b->store->table, stripe, b->undo + b->undo_count, more))
         return kv_fail_nomem(err, more * sizeof(kv_undo));
     b->undo_count += more;

@@ -1,7 +1,7 @@
 /* arguments.h - arguments of METH_FASTCALL | METH_KEYWORDS methods.  Layer: python.
  *
- * A method looks at the common call itself (kwnames == NULL, so many positional arguments) and comes
- * here for all others, so that the common one costs two comparisons.
+ * A method looks at the common call itself (kwnames == NULL, so many positional arguments) and
+ * comes here for all others, so that the common one costs two comparisons.
  */
 #ifndef KVPY_ARGUMENTS_H
 #define KVPY_ARGUMENTS_H

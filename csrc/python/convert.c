@@ -77,7 +77,7 @@ int kvpy_arg_init_other(kvpy_arg *arg, PyObject *object, kvpy_role role) {
     return arg->keeper != NULL ? 0 : -1;
 }
 
-/* ---- For the package ------------------------------------------------------------------------ */
+/* ---- For the package ----------------------------------------------------------------------- */
 
 static PyObject *bytes_within_limit(PyObject *module, PyObject *object, kvpy_role role) {
     kvpy_arg arg;

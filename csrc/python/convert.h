@@ -1,9 +1,10 @@
 /* convert.h - Python objects into bytes of the engine, and back.  Layer: python.
  *
- * In: bytes and str are used where they lie, because they never change.  Other buffers (bytearray,
- * memoryview, array, mmap, ...) are copied first: another thread may change them while the GIL is
- * released, and the engine reads a key more than once (to hash it, to compare it, to store it).
- * Only large values are read in place: the engine copies a value once, and checksums its copy.
+ * In: bytes and str are used where they lie, because they never change.  Other buffers
+ * (bytearray, memoryview, array, mmap, ...) are copied first: another thread may change them
+ * while the GIL is released, and the engine reads a key more than once (to hash it, to compare
+ * it, to store it).  Only large values are read in place: the engine copies a value once, and
+ * checksums its copy.
  * Out: values are exactly `bytes`.
  */
 #ifndef KVPY_CONVERT_H
@@ -23,8 +24,9 @@ typedef struct kvpy_arg {
 /* kvpy_arg_init for everything that is not exactly `bytes`. */
 int kvpy_arg_init_other(kvpy_arg *arg, PyObject *object, kvpy_role role);
 
-/* -1 with TypeError ("a key must be bytes-like or str, not int") for other types; for a str that has
- * no UTF-8 form (lone surrogates) with UnicodeEncodeError.  Leaves nothing to release then. */
+/* -1 with TypeError ("a key must be bytes-like or str, not int") for other types; for a str
+ * that has no UTF-8 form (lone surrogates) with UnicodeEncodeError.  Leaves nothing to release
+ * then. */
 static inline int kvpy_arg_init(kvpy_arg *arg, PyObject *object, kvpy_role role) {
     if (KVPY_LIKELY(PyBytes_CheckExact(object))) {
         arg->bytes = (kv_bytes){PyBytes_AS_STRING(object), (size_t)PyBytes_GET_SIZE(object)};
@@ -38,14 +40,15 @@ static inline void kvpy_arg_fini(kvpy_arg *arg) {
     Py_XDECREF(arg->keeper);
 }
 
-/* From this size on, bytes are copied and freed without the GIL (64 KiB take some 5 us, as long as a
- * hand-over). */
+/* From this size on, bytes are copied and freed without the GIL (64 KiB take some 5 us, as
+ * long as a hand-over). */
 #define KVPY_LARGE_MIN (64u << 10)
 
 /* kvpy_bytes_new for KVPY_LARGE_MIN and more. */
 PyObject *kvpy_bytes_new_large(const void *data, size_t size);
 
-/* A bytes object with a copy.  `data` must stay valid without the GIL: a pin, a copy of one's own. */
+/* A bytes object with a copy.  `data` must stay valid without the GIL: a pin, a copy of one's
+ * own. */
 static inline PyObject *kvpy_bytes_new(const void *data, size_t size) {
     if (KVPY_UNLIKELY(size >= KVPY_LARGE_MIN))
         return kvpy_bytes_new_large(data, size);

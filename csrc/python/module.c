@@ -15,25 +15,25 @@ kvpy_state *kvpy_state_of_type(PyTypeObject *type) {
     return module != NULL ? PyModule_GetState(module) : NULL;
 }
 
-/* ---- Exceptions ----------------------------------------------------------------------------- */
+/* ---- Exceptions ---------------------------------------------------------------------------- */
 
 #define DOC_error "Base of all exceptions of pykv that are not Python's own."
 #define DOC_closed_error "The store is closed."
-#define DOC_fork_error                                                                            \
+#define DOC_fork_error                                                                           \
     "The store was opened before this process was forked: open it again in the child, after the "\
     "parent has closed it."
 #define DOC_read_only_error "A write to a store that was opened with read_only=True."
 #define DOC_limit_error "A key, a value or a commit is over its limit; nothing was changed."
-#define DOC_storage_error                                                                         \
+#define DOC_storage_error                                                                        \
     "A file operation failed, or the disk is full.\n\nAn OSError: errno, strerror, filename."
-#define DOC_failed_error                                                                          \
-    "A write or sync failed earlier, so the store takes no more writes until it is reopened; "    \
+#define DOC_failed_error                                                                         \
+    "A write or sync failed earlier, so the store takes no more writes until it is reopened; "   \
     "reads go on."
-#define DOC_locked_error                                                                          \
+#define DOC_locked_error                                                                         \
     "The store is open in another process.\n\npid: that process, or None if it is not known."
-#define DOC_corruption_error                                                                      \
+#define DOC_corruption_error                                                                     \
     "Stored bytes are damaged; nothing was changed.\n\npath: the file; offset: the byte, or None."
-#define DOC_version_error                                                                         \
+#define DOC_version_error                                                                        \
     "The store has a format that this version of pykv does not read.\n\npath: the file."
 
 /* "pykv.Error": where users find it, not where it is made. */
@@ -62,23 +62,23 @@ static PyObject *attributes_of(const char *name) {
 }
 
 static int add_exceptions(PyObject *module, kvpy_state *state) {
-#define X(field, name, base1, base2)                                                              \
-    do {                                                                                          \
-        PyObject *attributes = attributes_of(name);                                               \
-        if (attributes == NULL)                                                                   \
-            return -1;                                                                            \
-        int result = add_exception(module, &state->field, "pykv." name, DOC_##field, base1,       \
-                                   base2, attributes);                                            \
-        Py_DECREF(attributes);                                                                    \
-        if (result < 0)                                                                           \
-            return -1;                                                                            \
+#define X(field, name, base1, base2)                                                             \
+    do {                                                                                         \
+        PyObject *attributes = attributes_of(name);                                              \
+        if (attributes == NULL)                                                                  \
+            return -1;                                                                           \
+        int result = add_exception(module, &state->field, "pykv." name, DOC_##field, base1,      \
+                                   base2, attributes);                                           \
+        Py_DECREF(attributes);                                                                   \
+        if (result < 0)                                                                          \
+            return -1;                                                                           \
     } while (0);
     KVPY_EXCEPTION_TABLE(X)
 #undef X
     return 0;
 }
 
-/* ---- The module ----------------------------------------------------------------------------- */
+/* ---- The module ---------------------------------------------------------------------------- */
 
 static int module_exec(PyObject *module) {
     kvpy_state *state = PyModule_GetState(module);
@@ -129,9 +129,9 @@ PyDoc_STRVAR(value_bytes_doc,
 
 PyDoc_STRVAR(own_methods_doc,
              "_own_methods($module, type, /)\n--\n\n"
-             "Gives a subclass of Store the methods of Store as its own.  The interpreter has fast\n"
-             "instructions for calling a C method of the object's very class; an inherited one takes\n"
-             "some 10 ns more.");
+             "Gives a subclass of Store the methods of Store as its own.  The interpreter has\n"
+             "fast instructions for calling a C method of the object's very class; an inherited\n"
+             "one takes some 10 ns more.");
 
 static PyMethodDef module_methods[] = {
     {"_own_methods", kvpy_store_own_methods, METH_O, own_methods_doc},

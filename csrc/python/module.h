@@ -1,21 +1,22 @@
 /* module.h - what the files of the extension share: the module's state and the exceptions.
  *
- * Layer: python (above kv.h).  The extension converts, chooses when the GIL is held, and raises; it
- * has no engine logic.  One file per Python type:
+ * Layer: python (above kv.h).  The extension converts, chooses when the GIL is held, and
+ * raises; it has no engine logic.  One file per Python type:
  *
  *     module.c      the module: state, exceptions, constants
  *     raise.c       kv_status and kv_error into an exception
  *     convert.c     Python objects into kv_bytes and back
  *     arguments.c   positional and keyword arguments of fast calls
  *     operations.c  many keys, or many puts and deletes, gathered for one call
- *     store.c       type Store: life cycle, attributes, mapping slots; its operations on one key
+ *     store.c       type Store: life cycle, attributes; store_doc.h has its docstrings
+ *     store_one.c   Store: operations on one key
  *     store_many.c  Store: operations on many keys
  *     snapshot.c    types Snapshot and its iterator
  *     view.c        type View: a pinned value as a buffer
  *
- * The state is reached through the objects: each holds a borrowed pointer to it, which its type
- * keeps alive (type -> module -> state).  There is no other global state, so that every interpreter
- * has its own module and may have its own GIL.
+ * The state is reached through the objects: each holds a borrowed pointer to it, which its
+ * type keeps alive (type -> module -> state).  There is no other global state, so that every
+ * interpreter has its own module and may have its own GIL.
  */
 #ifndef KVPY_MODULE_H
 #define KVPY_MODULE_H
@@ -26,16 +27,16 @@
 #include "../kv.h"
 
 /*      field             name               first base          second base       */
-#define KVPY_EXCEPTION_TABLE(X)                                                                   \
-    X(error,            "Error",           PyExc_Exception,      NULL)                            \
-    X(closed_error,     "ClosedError",     state->error,         NULL)                            \
-    X(fork_error,       "ForkError",       state->error,         NULL)                            \
-    X(read_only_error,  "ReadOnlyError",   state->error,         NULL)                            \
-    X(limit_error,      "LimitError",      state->error,         PyExc_ValueError)                \
-    X(storage_error,    "StorageError",    state->error,         PyExc_OSError)                   \
-    X(failed_error,     "FailedError",     state->storage_error, NULL)                            \
-    X(locked_error,     "LockedError",     state->error,         PyExc_OSError)                   \
-    X(corruption_error, "CorruptionError", state->error,         NULL)                            \
+#define KVPY_EXCEPTION_TABLE(X)                                                                  \
+    X(error,            "Error",           PyExc_Exception,      NULL)                           \
+    X(closed_error,     "ClosedError",     state->error,         NULL)                           \
+    X(fork_error,       "ForkError",       state->error,         NULL)                           \
+    X(read_only_error,  "ReadOnlyError",   state->error,         NULL)                           \
+    X(limit_error,      "LimitError",      state->error,         PyExc_ValueError)               \
+    X(storage_error,    "StorageError",    state->error,         PyExc_OSError)                  \
+    X(failed_error,     "FailedError",     state->storage_error, NULL)                           \
+    X(locked_error,     "LockedError",     state->error,         PyExc_OSError)                  \
+    X(corruption_error, "CorruptionError", state->error,         NULL)                           \
     X(version_error,    "VersionError",    state->error,         NULL)
 
 typedef struct kvpy_state {
@@ -79,32 +80,32 @@ int kvpy_view_register(PyObject *module, kvpy_state *state);
 #endif
 
 /* `status` = `call`, with the GIL as design section 9 wants it.  `call` is an expression that
- * passes `flags` to the engine.  When `try_held`, it first runs under the GIL with KV_NOWAIT: that
- * answers within the time that a hand-over of the GIL would take, or says KV_BUSY.  Then, or if not
- * `try_held`, it runs without the GIL and may wait.  It must not touch Python. */
-#define KVPY_CALL(status, try_held, extra_flags, call)                                            \
-    do {                                                                                          \
-        status = KV_BUSY;                                                                         \
-        if (try_held) {                                                                           \
-            unsigned flags = (extra_flags) | KV_NOWAIT;                                           \
-            (void)flags;                                                                          \
-            status = (call);                                                                      \
-        }                                                                                         \
-        if (KVPY_UNLIKELY(status == KV_BUSY)) {                                                   \
-            unsigned flags = (extra_flags);                                                       \
-            (void)flags;                                                                          \
-            PyThreadState *thread = PyEval_SaveThread();                                          \
-            status = (call);                                                                      \
-            PyEval_RestoreThread(thread);                                                         \
-        }                                                                                         \
+ * passes `flags` to the engine.  When `try_held`, it first runs under the GIL with KV_NOWAIT:
+ * that answers within the time that a hand-over of the GIL would take, or says KV_BUSY.  Then,
+ * or if not `try_held`, it runs without the GIL and may wait.  It must not touch Python. */
+#define KVPY_CALL(status, try_held, extra_flags, call)                                           \
+    do {                                                                                         \
+        status = KV_BUSY;                                                                        \
+        if (try_held) {                                                                          \
+            unsigned flags = (extra_flags) | KV_NOWAIT;                                          \
+            (void)flags;                                                                         \
+            status = (call);                                                                     \
+        }                                                                                        \
+        if (KVPY_UNLIKELY(status == KV_BUSY)) {                                                  \
+            unsigned flags = (extra_flags);                                                      \
+            (void)flags;                                                                         \
+            PyThreadState *thread = PyEval_SaveThread();                                         \
+            status = (call);                                                                     \
+            PyEval_RestoreThread(thread);                                                        \
+        }                                                                                        \
     } while (0)
 
 /* The same for a call that has no KV_NOWAIT: always without the GIL. */
-#define KVPY_CALL_DETACHED(status, call)                                                          \
-    do {                                                                                          \
-        PyThreadState *thread = PyEval_SaveThread();                                              \
-        status = (call);                                                                          \
-        PyEval_RestoreThread(thread);                                                             \
+#define KVPY_CALL_DETACHED(status, call)                                                         \
+    do {                                                                                         \
+        PyThreadState *thread = PyEval_SaveThread();                                             \
+        status = (call);                                                                         \
+        PyEval_RestoreThread(thread);                                                            \
     } while (0)
 
 #endif

@@ -16,7 +16,8 @@ static inline void prefetch_object(PyObject *object) {
     KVPY_PREFETCH((const char *)object + 32);
 }
 
-/* One string instead of an iterable of them is a slip that would otherwise read each character. */
+/* One string instead of an iterable of them is a slip that would otherwise read each
+ * character. */
 static int reject_string(PyObject *object) {
     if (!PyUnicode_Check(object) && !PyBytes_Check(object) && !PyByteArray_Check(object))
         return 0;
@@ -49,8 +50,8 @@ static int keys_reserve(kvpy_keys *k, size_t count) {
     return 0;
 }
 
-/* Takes the keys of a list while they are exactly bytes: so no Python code runs and the list cannot
- * change here.  Returns how many it took. */
+/* Takes the keys of a list while they are exactly bytes: so no Python code runs and the list
+ * cannot change here.  Returns how many it took. */
 static size_t keys_from_list(kvpy_keys *k, PyObject *list, size_t count) {
     PyObject *const *items = ((PyListObject *)list)->ob_item;
     kv_bytes *keys = k->keys;
@@ -179,8 +180,8 @@ static inline int bytes_of(PyObject **object, kvpy_role role, kv_bytes *bytes) {
     return 0;
 }
 
-/* There must be room.  `value` NULL: a deletion.  Both may be borrowed from the caller's container:
- * they are owned before a conversion can run Python code that changes it. */
+/* There must be room.  `value` NULL: a deletion.  Both may be borrowed from the caller's
+ * container: they are owned before a conversion can run Python code that changes it. */
 static inline int add(kvpy_operations *o, PyObject *key, PyObject *value) {
     kv_op *op = &o->ops[o->count];
     PyObject **kept = &o->kept[2 * o->count];
@@ -197,8 +198,8 @@ static inline int add(kvpy_operations *o, PyObject *key, PyObject *value) {
     return 0;
 }
 
-/* `none_deletes`: a value of None is a deletion.  A conversion may run Python code that changes the
- * dict; PyDict_Next stays safe, and the check tells. */
+/* `none_deletes`: a value of None is a deletion.  A conversion may run Python code that
+ * changes the dict; PyDict_Next stays safe, and the check tells. */
 static int add_dict_locked(kvpy_operations *o, PyObject *dict, bool none_deletes) {
     Py_ssize_t size = PyDict_GET_SIZE(dict), position = 0;
     if (reserve(o, (size_t)size) < 0)
@@ -238,8 +239,9 @@ static int add_pair_other(kvpy_operations *o, PyObject *pair, Py_ssize_t index) 
     if (PyTuple_GET_SIZE(tuple) == 2)
         result = add(o, PyTuple_GET_ITEM(tuple, 0), PyTuple_GET_ITEM(tuple, 1));
     else
-        PyErr_Format(PyExc_ValueError, "item %zd has %zd elements; a pair (key, value) is required",
-                     index, PyTuple_GET_SIZE(tuple));
+        PyErr_Format(PyExc_ValueError,
+                     "item %zd has %zd elements; a pair (key, value) is required", index,
+                     PyTuple_GET_SIZE(tuple));
     Py_DECREF(tuple);
     return result;
 }

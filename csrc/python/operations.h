@@ -1,9 +1,9 @@
-/* operations.h - many keys, or many puts and deletes, gathered from Python objects for one call of
- * the engine.  Layer: python.
+/* operations.h - many keys, or many puts and deletes, gathered from Python objects for one
+ * call of the engine.  Layer: python.
  *
- * While the engine works, the GIL is free and another thread may change the list or dict that the
- * caller passed.  So whatever the engine reads is kept alive from here: by a reference to every
- * object, or to the immutable tuple that holds them all.
+ * While the engine works, the GIL is free and another thread may change the list or dict that
+ * the caller passed.  So whatever the engine reads is kept alive from here: by a reference to
+ * every object, or to the immutable tuple that holds them all.
  */
 #ifndef KVPY_OPERATIONS_H
 #define KVPY_OPERATIONS_H
@@ -40,7 +40,8 @@ typedef struct kvpy_operations {
 #define KVPY_OPERATIONS_EMPTY {NULL, NULL, 0, 0}
 
 /* Each adds to what is there; -1 with an exception.  kvpy_operations_fini in any case. */
-int kvpy_operations_add_puts(kvpy_operations *o, const kvpy_state *state, PyObject *mapping_or_pairs);
+int kvpy_operations_add_puts(kvpy_operations *o, const kvpy_state *state,
+                             PyObject *mapping_or_pairs);
 int kvpy_operations_add_deletes(kvpy_operations *o, PyObject *keys);
 /* A value of None deletes the key. */
 int kvpy_operations_add_mixed(kvpy_operations *o, PyObject *dict);

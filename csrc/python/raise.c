@@ -50,8 +50,8 @@ typedef struct rule {
 
 static rule rule_of(kv_status status) {
     switch (status) {
-#define X(name, value, text)                                                                      \
-    case name:                                                                                    \
+#define X(name, value, text)                                                                     \
+    case name:                                                                                   \
         return (rule){name, RULE_##name};
         KV_STATUS_TABLE(X)
 #undef X

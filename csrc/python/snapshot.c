@@ -1,12 +1,13 @@
 /* snapshot.c - see snapshot.h.  Layer: python.
  *
- * A Snapshot holds its Store: the engine's handle must outlive what was made from it.  An iterator
- * holds its Snapshot.  So a view or a half-read iterator keeps the store's replaced values, and an
- * unclosed store open, until it is collected.
+ * A Snapshot holds its Store: the engine's handle must outlive what was made from it.  An
+ * iterator holds its Snapshot.  So a view or a half-read iterator keeps the store's replaced
+ * values, and an unclosed store open, until it is collected.
  *
- * A cursor is for one thread at a time, but a Python iterator may be shared.  `busy` is set while
- * the GIL may be released with the cursor or its items in use; it is read and written under the GIL
- * (or the iterator's own lock).  No Python code runs meanwhile, so a thread never waits for itself.
+ * A cursor is for one thread at a time, but a Python iterator may be shared.  `busy` is set
+ * while the GIL may be released with the cursor or its items in use; it is read and written
+ * under the GIL (or the iterator's own lock).  No Python code runs meanwhile, so a thread
+ * never waits for itself.
  */
 #include "snapshot.h"
 
@@ -81,7 +82,8 @@ static void snapshot_dealloc(PyObject *op) {
 
 /* ---- Snapshot: reading --------------------------------------------------------------------- */
 
-/* New reference; `fallback` (borrowed), or KeyError when it is NULL, when there is no such key. */
+/* New reference; `fallback` (borrowed), or KeyError when it is NULL, when there is no such
+ * key. */
 static PyObject *lookup(snapshot *self, PyObject *key, PyObject *fallback) {
     kvpy_arg arg;
     if (kvpy_arg_init(&arg, key, KVPY_KEY) < 0)
@@ -322,9 +324,9 @@ PyObject *kvpy_store_iter(PyObject *store) {
 PyDoc_STRVAR(snapshot_doc,
              "The store as it was at one moment, however much is written meanwhile.\n"
              "\n"
-             "Read-only mapping; made by Store._snapshot().  Values that were replaced since are kept\n"
-             "in memory until the snapshot is collected.  After Store.close() its methods may raise\n"
-             "ClosedError.");
+             "Read-only mapping; made by Store._snapshot().  Values that were replaced since are\n"
+             "kept in memory until the snapshot is collected.  After Store.close() its methods may\n"
+             "raise ClosedError.");
 PyDoc_STRVAR(snapshot_get_doc,
              "get($self, /, key, default=None)\n--\n\n"
              "The key's value as bytes, or default.");

@@ -44,7 +44,8 @@ static int read_sync(PyObject *object, kv_sync *sync) {
             return 0;
         }
     }
-    PyErr_Format(PyExc_ValueError, "sync must be 'always', 'interval' or 'never', not %R", object);
+    PyErr_Format(PyExc_ValueError, "sync must be 'always', 'interval' or 'never', not %R",
+                 object);
     return -1;
 }
 
@@ -110,8 +111,8 @@ static int store_init(PyObject *op, PyObject *args, PyObject *kwargs) {
     kv_options options = kv_options_default();
     int read_only = 0, create = 1;
     bool auto_mode = true;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOppO:Store", names, &path, &sync, &interval,
-                                     &read_only, &create, &gil))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOppO:Store", names, &path, &sync,
+                                     &interval, &read_only, &create, &gil))
         return -1;
     if ((sync != NULL && read_sync(sync, &options.sync) < 0) ||
         (interval != NULL && read_interval(interval, &options.sync_interval_ns) < 0) ||
@@ -153,7 +154,7 @@ static void warn_unclosed(kvpy_store *self) {
     if (self->path == Py_None)
         return;
     if (PyErr_ResourceWarning((PyObject *)self, 1, "unclosed store %R", self->path) < 0) {
-        if (PyErr_ExceptionMatches(PyExc_Warning)) /* warnings are errors: nobody to raise it to */
+        if (PyErr_ExceptionMatches(PyExc_Warning)) /* warnings are errors, with none to catch */
             PyErr_WriteUnraisable((PyObject *)self);
         PyErr_Clear();
     }
@@ -248,21 +249,21 @@ static int dict_take(PyObject *dict, const char *name, PyObject *value) {
 }
 
 /* Fields of kv_stats that are uint64_t. */
-#define STATS_TABLE(X)                                                                            \
-    X(entries)                                                                                    \
-    X(data_bytes)                                                                                 \
-    X(memory_bytes)                                                                               \
-    X(shards)                                                                                     \
-    X(undo_records)                                                                               \
-    X(snapshots)                                                                                  \
-    X(handles)                                                                                    \
-    X(lsn)                                                                                        \
-    X(visible_lsn)                                                                                \
-    X(durable_lsn)                                                                                \
-    X(commits)                                                                                    \
-    X(frames)                                                                                     \
-    X(syncs)                                                                                      \
-    X(log_bytes)                                                                                  \
+#define STATS_TABLE(X)                                                                           \
+    X(entries)                                                                                   \
+    X(data_bytes)                                                                                \
+    X(memory_bytes)                                                                              \
+    X(shards)                                                                                    \
+    X(undo_records)                                                                              \
+    X(snapshots)                                                                                 \
+    X(handles)                                                                                   \
+    X(lsn)                                                                                       \
+    X(visible_lsn)                                                                               \
+    X(durable_lsn)                                                                               \
+    X(commits)                                                                                   \
+    X(frames)                                                                                    \
+    X(syncs)                                                                                     \
+    X(log_bytes)                                                                                 \
     X(log_segments)
 
 static PyObject *dict_from_stats(const kvpy_store *self, const kv_stats *stats) {
@@ -297,12 +298,12 @@ static PyObject *store_stats(PyObject *op, PyObject *Py_UNUSED(ignored)) {
 }
 
 /* Fields of kv_recovery that are uint64_t. */
-#define RECOVERY_TABLE(X)                                                                         \
-    X(segments)                                                                                   \
-    X(frames)                                                                                     \
-    X(commits)                                                                                    \
-    X(records)                                                                                    \
-    X(bytes)                                                                                      \
+#define RECOVERY_TABLE(X)                                                                        \
+    X(segments)                                                                                  \
+    X(frames)                                                                                    \
+    X(commits)                                                                                   \
+    X(records)                                                                                   \
+    X(bytes)                                                                                     \
     X(bytes_cut)
 
 static PyObject *store_recovery(PyObject *op, void *Py_UNUSED(closure)) {
@@ -381,14 +382,15 @@ static PyObject *store_repr(PyObject *op) {
         repr = PyUnicode_FromFormat("<%U in memory, %llu keys>", name, (unsigned long long)count);
     else
         repr = PyUnicode_FromFormat("<%U %R sync=%s, %llu keys>", name, self->path,
-                                    sync_names[kv_sync_mode(self->db)], (unsigned long long)count);
+                                    sync_names[kv_sync_mode(self->db)],
+                                    (unsigned long long)count);
     Py_DECREF(name);
     return repr;
 }
 
 /* ---- The type ------------------------------------------------------------------------------ */
 
-#define FAST(name, function, doc)                                                                 \
+#define FAST(name, function, doc)                                                                \
     {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS, doc}
 
 static PyMethodDef store_methods[] = {

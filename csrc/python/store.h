@@ -14,15 +14,15 @@ typedef struct kvpy_store {
     kv_db *db;         /* owned; NULL until __init__ has opened it, then constant */
     kvpy_state *state; /* borrowed from the type */
     PyObject *path;    /* str, or None for a store in memory */
-    /* Which operations first try under the GIL with KV_NOWAIT (gil="auto"): reads, which wait for no
-     * disk, and writes where there is no disk. */
+    /* Which operations first try under the GIL with KV_NOWAIT (gil="auto"): reads, which wait
+     * for no disk, and writes where there is no disk. */
     bool try_read;
     bool try_write;
 } kvpy_store;
 
 /* KVPY_CALL for a read or a write of one key. */
 #define KVPY_STORE_READ(self, status, call) KVPY_CALL(status, (self)->try_read, 0u, call)
-#define KVPY_STORE_WRITE(self, status, extra_flags, call)                                         \
+#define KVPY_STORE_WRITE(self, status, extra_flags, call)                                        \
     KVPY_CALL(status, (self)->try_write, extra_flags, call)
 
 /* Sets ClosedError. */
@@ -39,7 +39,7 @@ static inline kv_db *kvpy_store_db(const kvpy_store *self) {
 PyObject *kvpy_store_own_methods(PyObject *module, PyObject *type);
 
 /* store_one.c: operations on one key.  (METH_FASTCALL | METH_KEYWORDS.) */
-#define KVPY_FAST(name)                                                                           \
+#define KVPY_FAST(name)                                                                          \
     PyObject *name(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 KVPY_FAST(kvpy_store_get);
 KVPY_FAST(kvpy_store_put);

@@ -1,8 +1,8 @@
 /* store_doc.h - docstrings of Store's methods, apart from the code for its readers' sake.
  * Layer: python.  Included by store.c only.
  *
- * The first lines are the signature that inspect.signature() reads; pykv/_core.pyi repeats it with
- * types, and a test (stubtest) compares them.
+ * The first lines are the signature that inspect.signature() reads; pykv/_core.pyi repeats it
+ * with types, and a test (stubtest) compares them.
  */
 #ifndef KVPY_STORE_DOC_H
 #define KVPY_STORE_DOC_H
@@ -21,8 +21,8 @@ PyDoc_STRVAR(get_doc,
 "\n"
 "The key's value as bytes, or default when there is no such key.\n"
 "\n"
-"key is bytes-like or str (taken as UTF-8).  Answers from memory, and under sync='always' only what\n"
-"is on disk; never waits for the disk.\n"
+"key is bytes-like or str (taken as UTF-8).  Answers from memory, and under sync='always'\n"
+"only what is on disk; never waits for the disk.\n"
 "\n"
 "Raises TypeError for a key of another type, ClosedError, ForkError.");
 
@@ -32,14 +32,14 @@ PyDoc_STRVAR(put_doc,
 "\n"
 "Sets the key's value; as store[key] = value.\n"
 "\n"
-"key and value are bytes-like or str (taken as UTF-8).  When it returns, the write is as durable as\n"
-"the store's sync mode promises; with sync=True it is on disk whatever the mode.  Writes of several\n"
-"threads at once share one sync of the disk.\n"
+"key and value are bytes-like or str (taken as UTF-8).  When it returns, the write is as\n"
+"durable as the store's sync mode promises; with sync=True it is on disk whatever the mode.\n"
+"Writes of several threads at once share one sync of the disk.\n"
 "\n"
-"Raises LimitError over 65535 bytes of key or 512 MiB of value, StorageError when the disk is full\n"
-"or fails, FailedError after an earlier failure, ReadOnlyError, ClosedError, ForkError; TypeError\n"
-"for other types and ValueError for sync=False.  A write that raised changed nothing, but for\n"
-"FailedError: then only reopening the store shows whether it is there.");
+"Raises LimitError over 65535 bytes of key or 512 MiB of value, StorageError when the disk is\n"
+"full or fails, FailedError after an earlier failure, ReadOnlyError, ClosedError, ForkError;\n"
+"TypeError for other types and ValueError for sync=False.  A write that raised changed\n"
+"nothing, but for FailedError: then only reopening the store shows whether it is there.");
 
 PyDoc_STRVAR(delete_doc,
 "delete($self, /, key, *, sync=None)\n"
@@ -47,7 +47,8 @@ PyDoc_STRVAR(delete_doc,
 "\n"
 "Deletes the key; True when it was there, False when not.\n"
 "\n"
-"Durability and exceptions as put().  del store[key] raises KeyError instead of answering False.");
+"Durability and exceptions as put().  del store[key] raises KeyError instead of answering\n"
+"False.");
 
 PyDoc_STRVAR(get_many_doc,
 "get_many($self, keys, /)\n"
@@ -55,8 +56,9 @@ PyDoc_STRVAR(get_many_doc,
 "\n"
 "A list with the value of each key, None where there is no such key, all as of one moment.\n"
 "\n"
-"keys is any iterable of bytes-like or str; a list or tuple of bytes is fastest.  The look-ups\n"
-"overlap in memory and run without the GIL: several times as fast as one get() after the other.\n"
+"keys is any iterable of bytes-like or str; a list or tuple of bytes is fastest.  The\n"
+"look-ups overlap in memory and run without the GIL: several times as fast as one get() after\n"
+"the other.\n"
 "\n"
 "Raises TypeError, ClosedError, ForkError.");
 
@@ -64,11 +66,12 @@ PyDoc_STRVAR(put_many_doc,
 "put_many($self, /, items, *, sync=None)\n"
 "--\n"
 "\n"
-"Puts many keys in one atomic commit: readers, and recovery after a crash, see all of it or nothing.\n"
+"Puts many keys in one atomic commit: readers, and recovery after a crash, see all of it or\n"
+"nothing.\n"
 "\n"
-"items is a mapping, or an iterable of pairs (key, value); of several on one key the last counts.\n"
-"One sync of the disk for all.  Durability and exceptions as put(); LimitError also when the commit\n"
-"is over 1 GiB.");
+"items is a mapping, or an iterable of pairs (key, value); of several on one key the last\n"
+"counts.  One sync of the disk for all.  Durability and exceptions as put(); LimitError also\n"
+"when the commit is over 1 GiB.");
 
 PyDoc_STRVAR(delete_many_doc,
 "delete_many($self, /, keys, *, sync=None)\n"
@@ -82,8 +85,8 @@ PyDoc_STRVAR(write_doc,
 "_write($self, /, operations, *, sync=None)\n"
 "--\n"
 "\n"
-"One atomic commit of a dict: a value of None deletes its key.  The number of keys that existed and\n"
-"were deleted.  What Batch is made of.");
+"One atomic commit of a dict: a value of None deletes its key.  The number of keys that\n"
+"existed and were deleted.  What Batch is made of.");
 
 PyDoc_STRVAR(incr_doc,
 "incr($self, /, key, by=1, *, sync=None)\n"
@@ -91,8 +94,9 @@ PyDoc_STRVAR(incr_doc,
 "\n"
 "Adds by to the decimal integer stored under the key (0 when absent); the new value as int.\n"
 "\n"
-"Atomic.  Raises ValueError when the value is not an integer, OverflowError when by or the result\n"
-"does not fit into 64 bits (signed): nothing is changed then.  Durability and exceptions as put().");
+"Atomic.  Raises ValueError when the value is not an integer, OverflowError when by or the\n"
+"result does not fit into 64 bits (signed): nothing is changed then.  Durability and\n"
+"exceptions as put().");
 
 PyDoc_STRVAR(replace_doc,
 "replace($self, /, key, value, *, expected, sync=None)\n"
@@ -100,8 +104,8 @@ PyDoc_STRVAR(replace_doc,
 "\n"
 "Puts value if the key's value equals expected; True when it did.\n"
 "\n"
-"expected=None: only if there is no such key.  Atomic: of several threads that expect the same, one\n"
-"gets True.  Durability and exceptions as put().");
+"expected=None: only if there is no such key.  Atomic: of several threads that expect the\n"
+"same, one gets True.  Durability and exceptions as put().");
 
 PyDoc_STRVAR(setdefault_doc,
 "setdefault($self, /, key, default=b'')\n"
@@ -116,8 +120,8 @@ PyDoc_STRVAR(pop_doc,
 "\n"
 "Deletes the key and returns the value it had.\n"
 "\n"
-"When there is no such key: default if given, else KeyError.  Atomic: of several threads one gets the\n"
-"value.  Durability and exceptions as put().");
+"When there is no such key: default if given, else KeyError.  Atomic: of several threads one\n"
+"gets the value.  Durability and exceptions as put().");
 
 PyDoc_STRVAR(popitem_doc,
 "popitem($self, /)\n"
@@ -139,8 +143,9 @@ PyDoc_STRVAR(view_doc,
 "\n"
 "The key's value as a read-only memoryview, without a copy.\n"
 "\n"
-"It shows the value of this moment: later writes do not change it, and it stays valid after close().\n"
-"Its memory is kept until the view is released.  Raises KeyError, and the exceptions of get().");
+"It shows the value of this moment: later writes do not change it, and it stays valid after\n"
+"close(). Its memory is kept until the view is released.  Raises KeyError, and the exceptions\n"
+"of get().");
 
 PyDoc_STRVAR(sync_doc,
 "sync($self, /)\n"
@@ -148,19 +153,20 @@ PyDoc_STRVAR(sync_doc,
 "\n"
 "Returns when everything written so far, by any thread, is on disk.\n"
 "\n"
-"Needed only with sync='interval' or 'never'.  Raises StorageError, FailedError, ClosedError, ForkError.");
+"Needed only with sync='interval' or 'never'.  Raises StorageError, FailedError, ClosedError,\n"
+"ForkError.");
 
 PyDoc_STRVAR(stats_doc,
 "stats($self, /)\n"
 "--\n"
 "\n"
-"Figures of the store as a dict: path, sync (the mode), entries, data_bytes, memory_bytes, shards,\n"
-"undo_records, snapshots, handles, lsn, visible_lsn, durable_lsn, commits, frames, syncs, log_bytes,\n"
-"log_segments, failed.\n"
+"Figures of the store as a dict: path, sync (the mode), entries, data_bytes, memory_bytes,\n"
+"shards, undo_records, snapshots, handles, lsn, visible_lsn, durable_lsn, commits, frames,\n"
+"syncs, log_bytes, log_segments, failed.\n"
 "\n"
 "entries counts visible keys; data_bytes their keys and values, memory_bytes what they take;\n"
-"commits, frames (flushes) and syncs count since the open; failed says that a write or sync failed,\n"
-"so that writes raise FailedError.  Raises ClosedError, ForkError.");
+"commits, frames (flushes) and syncs count since the open; failed says that a write or sync\n"
+"failed, so that writes raise FailedError.  Raises ClosedError, ForkError.");
 
 PyDoc_STRVAR(snapshot_method_doc,
 "_snapshot($self, /)\n"
@@ -180,9 +186,10 @@ PyDoc_STRVAR(close_doc,
 "\n"
 "Ends the handle: waits for calls in flight, makes everything durable and releases the files.\n"
 "\n"
-"Later calls raise ClosedError; closing again does nothing.  Views stay valid.  The store itself\n"
-"closes with its last handle in this process.  Raises StorageError or FailedError when the last sync\n"
-"failed (the handle is closed nevertheless).  In a forked child it does nothing.");
+"Later calls raise ClosedError; closing again does nothing.  Views stay valid.  The store\n"
+"itself closes with its last handle in this process.  Raises StorageError or FailedError when\n"
+"the last sync failed (the handle is closed nevertheless).  In a forked child it does\n"
+"nothing.");
 
 PyDoc_STRVAR(reduce_doc,
 "__reduce__($self, /)\n"
@@ -191,9 +198,9 @@ PyDoc_STRVAR(reduce_doc,
 "Raises TypeError: an open store cannot be pickled or copied.");
 
 PyDoc_STRVAR(recovery_doc,
-"What the last open found, as a dict: clean (it had been closed properly, or is new), created (there\n"
-"was no store before), segments, frames, commits, records and bytes of log that were read, bytes_cut\n"
-"of a torn tail that was never acknowledged, seconds.");
+"What the last open found, as a dict: clean (it had been closed properly, or is new), created\n"
+"(there was no store before), segments, frames, commits, records and bytes of log that were\n"
+"read, bytes_cut of a torn tail that was never acknowledged, seconds.");
 
 PyDoc_STRVAR(path_doc, "The path that the store was opened with, as str; None in memory.");
 

@@ -56,7 +56,8 @@ static int commit(kvpy_store *self, kvpy_operations *o, int gathered, unsigned s
     kv_status status = KV_OK;
     kv_error err;
     if (gathered == 0)
-        KVPY_CALL_DETACHED(status, kv_write(self->db, o->ops, o->count, sync_flags, deleted, &err));
+        KVPY_CALL_DETACHED(status, kv_write(self->db, o->ops, o->count, sync_flags, deleted,
+                                            &err));
     kvpy_operations_fini(o);
     if (gathered < 0)
         return -1;

@@ -1,8 +1,9 @@
 /* store_one.c - Store's operations on one key.  Layer: python.
  *
- * All have one shape: arguments, bytes, one call of the engine (under the GIL if it cannot wait,
- * see KVPY_CALL), result or exception.  get, put, [] and `in` are what a program calls millions of
- * times: their common form touches no argument parser and no allocator but for the result.
+ * All have one shape: arguments, bytes, one call of the engine (under the GIL if it cannot
+ * wait, see KVPY_CALL), result or exception.  get, put, [] and `in` are what a program calls
+ * millions of times: their common form touches no argument parser and no allocator but for the
+ * result.
  */
 #include "arguments.h"
 #include "convert.h"
@@ -12,7 +13,8 @@
 
 /* ---- Reading ------------------------------------------------------------------------------ */
 
-/* New reference; when there is no such key: `fallback` (borrowed), or KeyError when it is NULL. */
+/* New reference; when there is no such key: `fallback` (borrowed), or KeyError when it is
+ * NULL. */
 static inline PyObject *lookup(kvpy_store *self, PyObject *key, PyObject *fallback) {
     kv_db *db = kvpy_store_db(self);
     kvpy_arg arg;
@@ -167,7 +169,8 @@ int kvpy_store_ass_subscript(PyObject *op, PyObject *key, PyObject *value) {
     return deleted == 1 ? 0 : -1;
 }
 
-/* A value's bytes, or the fallback as lookup() has it, for `status` of a call that gives a value. */
+/* A value's bytes, or the fallback as lookup() has it, for `status` of a call that gives a
+ * value. */
 static PyObject *value_or(kvpy_store *self, kv_status status, kv_value *value, kv_error *err,
                           PyObject *key, PyObject *fallback) {
     if (status == KV_OK)

@@ -4,7 +4,8 @@
 
 #include "module.h"
 
-/* A View without a value yet: fill kvpy_view_value() with kv_get(..., KV_PIN, ...), or drop it. */
+/* A View without a value yet: fill kvpy_view_value() with kv_get(..., KV_PIN, ...), or drop
+ * it. */
 PyObject *kvpy_view_new(const kvpy_state *state);
 kv_value *kvpy_view_value(PyObject *view);
 

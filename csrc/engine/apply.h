@@ -1,0 +1,34 @@
+/* apply.h - the records of a log into an empty table, by two threads.
+ *
+ * Layer: engine (above table.h, format.h).  The caller's thread reads, checks and hashes; it applies the
+ * records of the lower half of the hashes itself and leaves those of the upper half to a helper.  A key's
+ * records all go one way, so their order is kept.  Each thread has shards and stripes of the pool for itself
+ * (kv_hash_stripe), so neither takes a lock but for a split's place in the directory.
+ *
+ * Records are applied in windows: the lines that a window needs are fetched first, all at once.
+ */
+#ifndef KV_ENGINE_APPLY_H
+#define KV_ENGINE_APPLY_H
+
+#include "format.h"
+#include "table.h"
+
+typedef struct kv_applier kv_applier;
+
+/* With `helped` false, or when no thread can be had, the caller's thread does it all. */
+kv_status kv_applier_create(kv_table *table, bool helped, kv_applier **applier, kv_error *err)
+    KV_MUST_CHECK;
+void kv_applier_destroy(kv_applier *applier); /* NULL is allowed; what was not applied is dropped */
+
+/* Borrows the record's bytes until kv_applier_passed says so. */
+kv_status kv_applier_add(kv_applier *applier, const kv_record *record, kv_error *err)
+    KV_MUST_CHECK;
+
+/* A moment in the stream of records; they are all passed when everything before it has been applied. */
+uint64_t kv_applier_mark(kv_applier *applier);
+kv_status kv_applier_wait(kv_applier *applier, uint64_t mark, kv_error *err) KV_MUST_CHECK;
+
+/* Everything is applied. */
+kv_status kv_applier_finish(kv_applier *applier, kv_error *err) KV_MUST_CHECK;
+
+#endif
