@@ -65,7 +65,7 @@ def put_one_thread(settings: Settings) -> Report:
         sides["pykv"] = lambda: calls_per_second(store.put, arguments, duration)
         for peer in peers:
             sides[peer.name] = lambda put=peer.put: calls_per_second(put, arguments, duration)
-        figures = in_turns(sides, settings.rounds)
+        figures = in_turns(sides, settings.slices)
     mine = _rates(figures, "pykv")
     for name in sides:
         if name != "pykv":
@@ -98,7 +98,7 @@ def put_threads(settings: Settings) -> Report:
         for peer in peers:
             for threads in _PEER_THREADS:
                 sides[f"{peer.name}, {threads} threads"] = side(peer.put, threads)
-        figures = in_turns(sides, settings.rounds)
+        figures = in_turns(sides, settings.slices)
     report.rows = _thread_rows(figures, bool(disk), peers)
     return report
 
@@ -146,7 +146,7 @@ def put_batches(settings: Settings) -> Report:
                 f"floor syncs: of {small} B, the ratio is records per floor sync; same bytes: a "
                 f"floor that writes {large} B a sync, in records"
             )
-        figures = in_turns(sides, settings.rounds)
+        figures = in_turns(sides, settings.slices)
     report.rows = _batch_rows(figures)
     return report
 

@@ -6,15 +6,15 @@
         store["greeting"] = "hello"      # on disk when this line is over
         print(store["greeting"])         # b'hello'
 
-`open` gives a `Store`: a mutable mapping from bytes to bytes in memory, with a log on disk.  Threads
-may share it.  Exceptions, beside Python's own (`KeyError` for a missing key, `TypeError` for what is
-neither bytes-like nor str, `ValueError`, `OverflowError`, `MemoryError`):
+`open` gives a `Store`: a mutable mapping from bytes to bytes in memory, with a log on disk.
+Threads may share it.  Exceptions, beside Python's own (`KeyError` for a missing key, `TypeError`
+for what is neither bytes-like nor str, `ValueError`, `OverflowError`, `MemoryError`):
 
     Error
      ├── ClosedError                   the store is closed
      ├── ForkError                     it was opened before this process was forked
      ├── ReadOnlyError                 a write, and it was opened with read_only=True
-     ├── LimitError       ValueError   a key, value or commit is too large (KEY_MAX, VALUE_MAX, COMMIT_MAX)
+     ├── LimitError       ValueError   over KEY_MAX, VALUE_MAX or COMMIT_MAX bytes
      ├── StorageError     OSError      a file operation failed, or the disk is full
      │    └── FailedError              one failed earlier: no writes until the store is reopened
      ├── LockedError      OSError      open in another process: .pid

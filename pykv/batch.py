@@ -24,9 +24,9 @@ class Batch:
             batch.delete("b")
 
     They are collected, and change nothing, until the block ends: then they become one commit, which
-    readers and a recovery see whole or not at all.  If the block raises, nothing happens.  Of several
-    operations on one key the last counts.  Reads of the store do not see them before.  Used once, by
-    one thread.
+    readers and a recovery see whole or not at all.  If the block raises, nothing happens.  Of
+    several operations on one key the last counts.  Reads of the store do not see them before.
+    Used once, by one thread.
     """
 
     __slots__ = ("_operations", "_state", "_store", "_sync", "deleted")

@@ -32,11 +32,11 @@ class Store(_core.Store, MutableMapping[bytes, bytes]):
         "interval"   in the kernel, and on disk within sync_interval seconds
         "never"      in the kernel, and on disk when the system likes
 
-    A process that is killed loses no write that had returned, in any mode; a power cut takes what was
-    not on disk.  Iteration and `keys()`, `values()`, `items()` show the moment when they were called.
-    A store that is dropped without close() closes itself with a ResourceWarning (none for a store in
-    memory); those that are open when the interpreter exits are closed then.  After a fork, every
-    call in the child raises ForkError.
+    A process that is killed loses no write that had returned, in any mode; a power cut takes what
+    was not on disk.  Iteration and `keys()`, `values()`, `items()` show the moment when they were
+    called.  A store that is dropped without close() closes itself with a ResourceWarning (none for
+    a store in memory); those that are open when the interpreter exits are closed then.  After a
+    fork, every call in the child raises ForkError.
     """
 
     __slots__ = ("__weakref__",)
@@ -76,7 +76,7 @@ class Store(_core.Store, MutableMapping[bytes, bytes]):
         self.close()
 
     def keys(self) -> StoreKeys:
-        """The keys of this moment, as a set-like view in no order.  Raises ClosedError, ForkError."""
+        """The keys of this moment, as a set in no order.  Raises ClosedError, ForkError."""
         return StoreKeys(self._snapshot())
 
     def values(self) -> StoreValues:
@@ -84,7 +84,7 @@ class Store(_core.Store, MutableMapping[bytes, bytes]):
         return StoreValues(self._snapshot())
 
     def items(self) -> StoreItems:
-        """The pairs (key, value) of this moment, as a set-like view.  Raises ClosedError, ForkError."""
+        """The pairs (key, value) of this moment, as a set.  Raises ClosedError, ForkError."""
         return StoreItems(self._snapshot())
 
     def update(  # type: ignore[override]  # its keys and values may be str, too
@@ -109,8 +109,8 @@ class Store(_core.Store, MutableMapping[bytes, bytes]):
                 batch["a"] = "1"
                 batch.delete("b")
 
-        Nothing happens before the block ends, nor if it raises.  sync=True: on disk when the block is
-        over, whatever the store's mode.  The commit raises what put_many() raises.
+        Nothing happens before the block ends, nor if it raises.  sync=True: on disk when the block
+        is over, whatever the store's mode.  The commit raises what put_many() raises.
         """
         return Batch(self, sync=sync)
 
@@ -133,17 +133,17 @@ def open(
                    (within sync_interval), "never" (when the system likes)
     sync_interval  seconds, above 0; used with sync="interval"
     read_only      writes raise ReadOnlyError
-    create         make the store when there is none; its parent directory must exist
+    create         make the store (one directory) when there is none
     gil            "auto": operations that neither wait nor take long keep Python's global lock;
                    "release": every operation gives it up
 
-    Finds everything again that was acknowledged before, however the last process ended: `recovery`
-    says what was found.  Takes about a second for four million records of log.  Opening the same path
-    twice in one process gives two handles on one store, with the same options.
+    Finds every write again that was on disk, however the last process ended; `Store.recovery` says
+    what was found.  Takes time in proportion to the log.  The same path opened again in this
+    process is another handle on the same store; the options must then be the same.
 
-    Raises FileNotFoundError's kin StorageError (errno, filename) when it cannot be opened or made,
-    LockedError when another process has it open, CorruptionError and VersionError when what is there
-    cannot be read (nothing is changed then), ValueError and TypeError for bad arguments.
+    Raises StorageError, an OSError, when it cannot be opened or made; LockedError when another
+    process has it open; CorruptionError and VersionError when what is there cannot be read (nothing
+    is changed then); ValueError and TypeError for bad arguments.
     """
     return Store(
         path,

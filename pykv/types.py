@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 BytesLike: "TypeAlias" = "str | Buffer"
-"""What a key or a value may be given as: bytes, bytearray, memoryview, ...; a str as its UTF-8."""
+"""What a key or a value may be given as: bytes, bytearray, memoryview, ...; a str is its UTF-8."""
 
 SyncMode: "TypeAlias" = Literal["always", "interval", "never"]
 GilMode: "TypeAlias" = Literal["auto", "release"]

@@ -1,8 +1,8 @@
 """What `Store.keys()`, `values()` and `items()` return: views of the store at one moment.
 
-Each holds a snapshot, taken when it was made: it can be walked again and again and always tells the
-same, whatever is written meanwhile.  The values that were replaced since are kept in memory until the
-view is collected.
+Each holds a snapshot, taken when it was made: it can be walked again and again and always tells
+the same, whatever is written meanwhile.  The values that were replaced since are kept in memory
+until the view is collected.
 """
 
 from __future__ import annotations

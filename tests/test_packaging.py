@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -63,8 +62,7 @@ def sdist(tree, tmp_path_factory):
     """The source distribution, unpacked."""
     made = build("sdist", tree, tmp_path_factory.mktemp("sdist") / "out")
     folder = tmp_path_factory.mktemp("unpacked")
-    with tarfile.open(made) as archive:
-        archive.extractall(folder)
+    run(["tar", "-xf", str(made)], folder)
     (root,) = folder.iterdir()
     return root
 

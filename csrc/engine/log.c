@@ -315,7 +315,7 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
     status = write_frame(log, end, sizeof end, KV_FRAME_END, 0, NULL, err);
     if (status == KV_OK)
         status = kv_file_sync(&log->segment.file, err);
-    if (status < 0) {
+    if (status < 0 && status != KV_ERR_NOSPACE) { /* without room, the end frame is done without */
         /* Whether the end is on disk is not known: going on in either segment could be wrong. */
         kv_file_close(&next.file);
         if (err != NULL)

@@ -56,12 +56,14 @@ kv_status kv_segment_begin(kv_segment *segment, kv_file *file, const kv_segment_
     if (status == KV_OK)
         status = kv_file_sync(file, err);
     /* A crash here leaves a spare that looks like a segment: open removes it by its name. */
-    if (status == KV_OK)
+    if (status == KV_OK) {
         status = kv_dir_rename(file->dir, KV_SEGMENT_SPARE, name, err);
-    if (status == KV_ERR_NOSPACE) {
-        status = KV_ERR_IO; /* it may have been done all the same: the log cannot go on without it */
-        if (err != NULL)
-            err->status = KV_ERR_IO;
+        if (status == KV_ERR_NOSPACE) {
+            /* It may have been done all the same: the log cannot go on without it. */
+            status = KV_ERR_IO;
+            if (err != NULL)
+                err->status = KV_ERR_IO;
+        }
     }
     /* A crash here leaves the segment, or not, and no frames in it: nothing is lost either way. */
     if (status == KV_OK)

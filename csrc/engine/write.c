@@ -271,6 +271,12 @@ static kv_status change_locked(kv_store *store, kv_shard *shard, key_write *w, k
     return KV_OK;
 }
 
+/* Whether the outcome, with nothing changed, says something about the value that is there. */
+static bool tells_value(kv_status outcome) {
+    return outcome == KV_NOTFOUND || outcome == KV_UNCHANGED || outcome == KV_ERR_NOTINT ||
+           outcome == KV_ERR_RANGE;
+}
+
 /* Steps 2 to 5.  KV_BUSY: begin again, after a pause when there is a log. */
 static kv_status try_write(kv_store *store, key_write *w, kv_ticket *ticket, kv_error *err) {
     remains dead = {0};
@@ -296,7 +302,7 @@ static kv_status try_write(kv_store *store, key_write *w, kv_ticket *ticket, kv_
         give_old(store, w, old);
     if (outcome == KV_OK) {
         outcome = change_locked(store, shard, w, old, place, ticket, &dead, err);
-    } else if (outcome > 0 && store->log != NULL) {
+    } else if (tells_value(outcome) && store->log != NULL) {
         /* The answer tells what another thread wrote: it may leave only when that is committed. */
         uint64_t lsn = kv_undo_latest_change(shard, w->hash, w->key,
                                              kv_log_committed(store->log));
@@ -345,7 +351,7 @@ static kv_status write_key(kv_db *db, key_write *w, kv_error *err) {
             kv_log_pause(store->log);
             continue;
         }
-        if (status < 0 || ticket.group == NULL)
+        if (ticket.group == NULL)
             break;
         kv_status waited = wait_for(store, &ticket, err);
         if (waited == KV_OK) {
