@@ -40,6 +40,10 @@ typedef struct large {
     size_t size;
 } large;
 #define LARGE_HEADER_SIZE 64u
+/* The heap gives blocks of this size back to the system at once and gets them anew, a page fault for each
+ * 4 KiB, under a lock of the whole process: so a few are kept. */
+#define LARGE_KEPT 4u
+#define LARGE_KEPT_SIZE_MAX (1u << 20)
 static_assert(sizeof(large) <= LARGE_HEADER_SIZE, "blocks are 64-byte aligned");
 
 typedef struct size_class {
@@ -71,6 +75,7 @@ struct kv_pool {
     size_t fresh_size;
     slab *free_slabs;
     large *large_blocks;
+    large *kept[LARGE_KEPT]; /* free large blocks, for the next who wants such a size; NULL: none */
     stripe stripes[KV_POOL_STRIPES];
 };
 
@@ -130,6 +135,8 @@ void kv_pool_release(kv_pool *pool) {
         next = block->next;
         kv_mem_free(block);
     }
+    for (unsigned i = 0; i < LARGE_KEPT; i++)
+        kv_mem_free(pool->kept[i]);
     for (area *a = pool->areas, *next; a != NULL; a = next) {
         next = a->next;
         kv_mem_unmap(a->start, a->size);
@@ -281,8 +288,38 @@ static void spill(kv_pool *pool, size_class *c, size_t size) {
     c->magazine_count -= count;
 }
 
+/* A kept block of at least, and not twice, the size; NULL: none. */
+static large *take_kept(kv_pool *pool, size_t size) {
+    large *block = NULL;
+    kv_mutex_lock(&pool->areas_mutex, KV_RANK_AREAS);
+    for (unsigned i = 0; i < LARGE_KEPT && block == NULL; i++) {
+        if (pool->kept[i] != NULL && pool->kept[i]->size >= size &&
+            pool->kept[i]->size / 2 < size) {
+            block = pool->kept[i];
+            pool->kept[i] = NULL;
+        }
+    }
+    kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
+    return block;
+}
+
+/* Keeps the block, which is in no list, if there is a place; the lock is held. */
+static bool keep_locked(kv_pool *pool, large *block) {
+    for (unsigned i = 0; i < LARGE_KEPT && block->size <= LARGE_KEPT_SIZE_MAX; i++) {
+        if (pool->kept[i] == NULL) {
+            pool->kept[i] = block;
+            return true;
+        }
+    }
+    return false;
+}
+
 static void *large_alloc(kv_pool *pool, size_t size) {
-    large *block = kv_mem_alloc_aligned(LARGE_HEADER_SIZE + size, 64);
+    large *block = take_kept(pool, size);
+    if (block != NULL)
+        size = block->size;
+    else
+        block = kv_mem_alloc_aligned(LARGE_HEADER_SIZE + size, 64);
     if (block == NULL)
         return NULL;
     if (((uintptr_t)block >> 24 >> 24) != 0) {
@@ -312,9 +349,11 @@ static void large_free(kv_pool *pool, void *memory) {
         pool->large_blocks = block->next;
     if (block->next != NULL)
         block->next->prev = block->prev;
-    kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
     atomic_fetch_sub_explicit(&pool->bytes, LARGE_HEADER_SIZE + block->size, memory_order_relaxed);
-    kv_mem_free(block);
+    bool kept = keep_locked(pool, block);
+    kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
+    if (!kept)
+        kv_mem_free(block);
 }
 
 static void *alloc_locked(kv_pool *pool, stripe *st, size_t size) {

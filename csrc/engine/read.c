@@ -118,7 +118,7 @@ typedef struct pin {
 } pin;
 
 typedef struct many {
-    kv_pool *pool; /* a reference, when there are pins */
+    kv_pool *pool; /* a reference: chunks come from it, and pinned entries */
     chunk *chunks;
     pin *pins; /* in the chunks */
     size_t expected_size;
@@ -130,7 +130,7 @@ static void *many_alloc(many *m, size_t size) {
     chunk *c = m->chunks;
     if (c == NULL || c->capacity - c->used < size) {
         size_t capacity = m->expected_size > size ? m->expected_size : size;
-        c = kv_mem_alloc(sizeof *c + capacity);
+        c = kv_pool_alloc(m->pool, 0, sizeof *c + capacity);
         if (c == NULL)
             return NULL;
         *c = (chunk){.next = m->chunks, .capacity = capacity};
@@ -145,12 +145,9 @@ static void many_reset(many *m) {
     for (pin *p = m->pins; p != NULL; p = p->next)
         kv_entry_release(m->pool, p->entry);
     m->pins = NULL;
-    if (m->pool != NULL)
-        kv_pool_release(m->pool);
-    m->pool = NULL;
     for (chunk *c = m->chunks, *next; c != NULL; c = next) {
         next = c->next;
-        kv_mem_free(c);
+        kv_pool_free(m->pool, 0, c, sizeof *c + c->capacity);
     }
     m->chunks = NULL;
 }
@@ -158,14 +155,16 @@ static void many_reset(many *m) {
 void kv_values_release(kv_values *values) {
     many *m = values->owner;
     if (m != NULL) {
+        kv_pool *pool = m->pool;
         many_reset(m);
         kv_mem_free(m);
+        kv_pool_release(pool);
     }
     *values = (kv_values){0};
 }
 
 /* Called with the entry's shard locked. */
-static bool many_add(many *m, kv_store *store, kv_entry *e, struct kv_item_value *item) {
+static bool many_add(many *m, kv_entry *e, struct kv_item_value *item) {
     static const uint8_t nothing[1];
     kv_bytes value = kv_entry_value(e);
     item->size = value.size;
@@ -173,10 +172,6 @@ static bool many_add(many *m, kv_store *store, kv_entry *e, struct kv_item_value
         pin *p = many_alloc(m, sizeof *p);
         if (p == NULL)
             return false;
-        if (m->pool == NULL) {
-            m->pool = store->table.entries;
-            kv_pool_acquire(m->pool);
-        }
         *p = (pin){.next = m->pins, .entry = e};
         m->pins = p;
         kv_entry_acquire(e);
@@ -206,7 +201,7 @@ static kv_status many_one(many *m, kv_store *store, kv_shard *shard, uint64_t ha
         status = KV_BUSY;
     } else {
         kv_entry *e = kv_shard_find_at(shard, hash, key, lsn);
-        if (e != NULL && !many_add(m, store, e, item))
+        if (e != NULL && !many_add(m, e, item))
             status = kv_fail_nomem(err, kv_entry_value(e).size);
     }
     kv_shard_unlock(shard);
@@ -274,7 +269,8 @@ kv_status kv_get_many(kv_db *db, const kv_bytes *keys, size_t count, kv_values *
     if (status == KV_OK) {
         size_t expected = count * 128;
         expected = expected < CHUNK_MIN ? CHUNK_MIN : expected > CHUNK_MAX ? CHUNK_MAX : expected;
-        *m = (many){.expected_size = expected};
+        *m = (many){.pool = db->store->table.entries, .expected_size = expected};
+        kv_pool_acquire(m->pool);
         *values = (kv_values){.count = count, .items = m->items, .owner = m};
         status = many_consistent(m, db->store, keys, count, err);
         if (status < 0)

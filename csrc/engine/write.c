@@ -835,19 +835,22 @@ kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, ui
     batch b = {.store = db->store, .flags = flags};
     kv_pool *pool = db->store->table.entries;
     sort_key *keys = NULL;
+    size_t scratch_size = 0;
     status = check_ops(ops, count, err);
     if (status < 0 || count == 0)
         goto out;
-    keys = kv_mem_alloc(count * 2 * sizeof *keys);
-    b.items = kv_mem_alloc(count * sizeof *b.items);
-    b.records = kv_mem_alloc(count * sizeof *b.records);
-    b.shards = kv_mem_alloc(count * sizeof(kv_shard *));
-    b.undo = kv_mem_alloc(count * sizeof(kv_undo *));
-    if (keys == NULL || b.items == NULL || b.records == NULL || b.shards == NULL ||
-        b.undo == NULL) {
-        status = kv_fail_nomem(err, count * sizeof *b.items);
+    /* One block for all arrays, from the pool, which keeps a few of such blocks at hand. */
+    scratch_size = count * (2 * sizeof *keys + sizeof *b.items + sizeof *b.records +
+                            sizeof(kv_shard *) + sizeof(kv_undo *));
+    keys = kv_pool_alloc(pool, 0, scratch_size);
+    if (keys == NULL) {
+        status = kv_fail_nomem(err, scratch_size);
         goto out;
     }
+    b.items = (batch_item *)(keys + 2 * count);
+    b.records = (kv_record *)(b.items + count);
+    b.shards = (kv_shard **)(b.records + count);
+    b.undo = (kv_undo **)(b.shards + count);
     for (size_t i = 0; i < count; i++) {
         keys[i] = (sort_key){kv_table_hash(&b.store->table, ops[i].key), &ops[i]};
         kv_table_prefetch_shard(&b.store->table, keys[i].hash);
@@ -864,11 +867,7 @@ kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, ui
 out:
     if (status == KV_OK && deleted != NULL)
         *deleted = b.deleted;
-    kv_mem_free(b.undo);
-    kv_mem_free(b.shards);
-    kv_mem_free(b.records);
-    kv_mem_free(b.items);
-    kv_mem_free(keys);
+    kv_pool_free(pool, 0, keys, scratch_size);
     kv_db_leave(db);
     return status;
 }

@@ -78,12 +78,23 @@ static int add_exceptions(PyObject *module, kvpy_state *state) {
     return 0;
 }
 
+static int intern_names(kvpy_state *state) {
+#define X(field, text)                                                                           \
+    state->field = PyUnicode_InternFromString(text);                                             \
+    if (state->field == NULL)                                                                    \
+        return -1;
+    KVPY_NAME_TABLE(X)
+#undef X
+    return 0;
+}
+
 /* ---- The module ---------------------------------------------------------------------------- */
 
 static int module_exec(PyObject *module) {
     kvpy_state *state = PyModule_GetState(module);
-    if (add_exceptions(module, state) < 0 || kvpy_store_register(module, state) < 0 ||
-        kvpy_snapshot_register(module, state) < 0 || kvpy_view_register(module, state) < 0)
+    if (intern_names(state) < 0 || add_exceptions(module, state) < 0 ||
+        kvpy_store_register(module, state) < 0 || kvpy_snapshot_register(module, state) < 0 ||
+        kvpy_view_register(module, state) < 0)
         return -1;
     if (PyModule_AddIntConstant(module, "KEY_MAX", KV_KEY_MAX) < 0 ||
         PyModule_AddIntConstant(module, "VALUE_MAX", KV_VALUE_MAX) < 0 ||
@@ -116,8 +127,13 @@ static int module_clear(PyObject *module) {
     return 0;
 }
 
+/* Strings are in no cycle, and a store may still want its names after module_clear. */
 static void module_free(void *module) {
+    kvpy_state *state = PyModule_GetState(module);
     module_clear(module);
+#define X(field, text) Py_CLEAR(state->field);
+    KVPY_NAME_TABLE(X)
+#undef X
 }
 
 PyDoc_STRVAR(key_bytes_doc,

@@ -39,6 +39,13 @@
     X(corruption_error, "CorruptionError", state->error,         NULL)                           \
     X(version_error,    "VersionError",    state->error,         NULL)
 
+/* Names of attributes that are looked up, interned once.  The interpreter's cache of look-ups goes
+ * by a name's address (up to 3.11): a fresh str each time would push everything else out of it. */
+#define KVPY_NAME_TABLE(X)                                                                       \
+    X(name_keys,     "keys")                                                                     \
+    X(name_module,   "__module__")                                                               \
+    X(name_qualname, "__qualname__")
+
 typedef struct kvpy_state {
     PyTypeObject *store_type;
     PyTypeObject *snapshot_type;
@@ -46,6 +53,9 @@ typedef struct kvpy_state {
     PyTypeObject *view_type;
 #define X(field, name, base1, base2) PyObject *field;
     KVPY_EXCEPTION_TABLE(X)
+#undef X
+#define X(field, text) PyObject *field;
+    KVPY_NAME_TABLE(X)
 #undef X
 } kvpy_state;
 

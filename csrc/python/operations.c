@@ -5,6 +5,8 @@
  */
 #include "operations.h"
 
+#include "snapshot.h"
+
 #include <stdint.h>
 
 #define AHEAD 8 /* objects: their misses overlap */
@@ -312,8 +314,8 @@ static int add_mapping(kvpy_operations *o, PyObject *mapping) {
 }
 
 /* 1 when the object is a mapping by dict.update's measure; -1 with an exception. */
-static int has_keys(PyObject *object) {
-    PyObject *method = PyObject_GetAttrString(object, "keys");
+static int has_keys(const kvpy_state *state, PyObject *object) {
+    PyObject *method = PyObject_GetAttr(object, state->name_keys);
     if (method == NULL) {
         if (!PyErr_ExceptionMatches(PyExc_AttributeError))
             return -1;
@@ -330,14 +332,12 @@ int kvpy_operations_add_puts(kvpy_operations *o, const kvpy_state *state, PyObje
     if (PyList_CheckExact(source))
         return add_pair_list(o, source);
     if (PyObject_TypeCheck(source, state->store_type)) { /* one look at one moment */
-        PyObject *snapshot = PyObject_CallMethod(source, "_snapshot", NULL);
-        PyObject *items = snapshot != NULL ? PyObject_CallMethod(snapshot, "items", NULL) : NULL;
+        PyObject *items = kvpy_store_items(source);
         int result = items != NULL ? add_pairs(o, items) : -1;
         Py_XDECREF(items);
-        Py_XDECREF(snapshot);
         return result;
     }
-    switch (has_keys(source)) {
+    switch (has_keys(state, source)) {
     case 0:
         return add_pairs(o, source);
     case 1:

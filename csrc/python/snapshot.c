@@ -310,13 +310,21 @@ static PyObject *snapshot_iter(PyObject *op) {
     return iterator_new((snapshot *)op, PART_KEYS);
 }
 
-PyObject *kvpy_store_iter(PyObject *store) {
+static PyObject *walk_store(PyObject *store, part which) {
     PyObject *moment = kvpy_snapshot_new((kvpy_store *)store);
     if (moment == NULL)
         return NULL;
-    PyObject *keys = snapshot_iter(moment);
+    PyObject *walk = iterator_new((snapshot *)moment, which);
     Py_DECREF(moment);
-    return keys;
+    return walk;
+}
+
+PyObject *kvpy_store_iter(PyObject *store) {
+    return walk_store(store, PART_KEYS);
+}
+
+PyObject *kvpy_store_items(PyObject *store) {
+    return walk_store(store, PART_ITEMS);
 }
 
 /* ---- Snapshot: the type -------------------------------------------------------------------- */

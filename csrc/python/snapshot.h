@@ -7,7 +7,9 @@
 /* A new Snapshot of the store (new reference). */
 PyObject *kvpy_snapshot_new(kvpy_store *store);
 
-/* An iterator over the keys of a new Snapshot of the store (new reference): iter(store). */
+/* Iterators over a new Snapshot of the store (new references): over its keys, which is iter(store),
+ * and over its pairs (key, value). */
 PyObject *kvpy_store_iter(PyObject *store);
+PyObject *kvpy_store_items(PyObject *store);
 
 #endif

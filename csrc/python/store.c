@@ -352,9 +352,9 @@ static Py_ssize_t store_length(PyObject *op) {
 }
 
 /* "pykv.Store" for pykv's own, which users find there; the full name for their subclasses. */
-static PyObject *type_name(PyTypeObject *type) {
-    PyObject *module = PyObject_GetAttrString((PyObject *)type, "__module__");
-    PyObject *name = PyObject_GetAttrString((PyObject *)type, "__qualname__");
+static PyObject *type_name(const kvpy_state *state, PyTypeObject *type) {
+    PyObject *module = PyObject_GetAttr((PyObject *)type, state->name_module);
+    PyObject *name = PyObject_GetAttr((PyObject *)type, state->name_qualname);
     PyObject *full = NULL;
     if (module != NULL && name != NULL) {
         const char *text = PyUnicode_Check(module) ? PyUnicode_AsUTF8(module) : NULL;
@@ -370,7 +370,7 @@ static PyObject *type_name(PyTypeObject *type) {
 
 static PyObject *store_repr(PyObject *op) {
     kvpy_store *self = (kvpy_store *)op;
-    PyObject *name = type_name(Py_TYPE(op));
+    PyObject *name = type_name(self->state, Py_TYPE(op));
     if (name == NULL)
         return NULL;
     PyObject *repr;

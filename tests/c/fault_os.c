@@ -188,6 +188,10 @@ static int fault_truncate(void *ctx, int file, uint64_t size) {
     SANDWICH(FAULT_TRUNCATE, f->inner->truncate(f->inner->ctx, file, size));
 }
 
+static int fault_reserve(void *ctx, int file, uint64_t size) {
+    SANDWICH(FAULT_RESERVE, f->inner->reserve(f->inner->ctx, file, size));
+}
+
 static int fault_rename(void *ctx, int dir, const char *from, const char *to) {
     SANDWICH(FAULT_RENAME, f->inner->rename(f->inner->ctx, dir, from, to));
 }
@@ -216,6 +220,7 @@ static const kv_os fault_functions = {
     .write = fault_write,
     .sync = fault_sync,
     .truncate = fault_truncate,
+    .reserve = fault_reserve,
     .rename = fault_rename,
     .unlink = fault_unlink,
     .lock = fault_lock,

@@ -32,6 +32,7 @@
     X(FAULT_WRITE)                                                                               \
     X(FAULT_SYNC)                                                                                \
     X(FAULT_TRUNCATE)                                                                            \
+    X(FAULT_RESERVE)                                                                             \
     X(FAULT_RENAME)                                                                              \
     X(FAULT_UNLINK)                                                                              \
     X(FAULT_LOCK)                                                                                \

@@ -511,6 +511,11 @@ static int memory_truncate(void *ctx, int number, uint64_t size) {
     return r;
 }
 
+/* Of an empty file this is all that can be seen of it. */
+static int memory_reserve(void *ctx, int number, uint64_t size) {
+    return memory_truncate(ctx, number, size);
+}
+
 static int memory_lock(void *ctx, int number, bool shared) {
     memory_os *m = ctx;
     pthread_mutex_lock(&m->mu);
@@ -554,6 +559,7 @@ static const kv_os memory_functions = {
     .write = memory_write,
     .sync = memory_sync,
     .truncate = memory_truncate,
+    .reserve = memory_reserve,
     .rename = memory_rename,
     .unlink = memory_unlink,
     .lock = memory_lock,

@@ -47,7 +47,7 @@ const kv_os *memory_os_table(memory_os *memory);
 
 typedef enum memory_change_kind {
     MEMORY_WRITE,    /* name, offset, size */
-    MEMORY_TRUNCATE, /* name, size: the new one */
+    MEMORY_TRUNCATE, /* name, size: the new one; room reserved is this, too */
     MEMORY_MAKE,     /* name */
     MEMORY_RENAME,   /* name, to */
     MEMORY_REMOVE,   /* name */

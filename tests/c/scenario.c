@@ -6,7 +6,7 @@
 
 #include "check.h"
 
-#define VALUE_MAX 20000u
+#define VALUE_MAX 80000u
 #define BATCH_SIZE 9u
 #define KEY_SIZE_MAX 16u
 
@@ -21,6 +21,7 @@ const step scenario_steps[] = {
     {STEP_BATCH, 10, 300, 0},   {STEP_INCR, 100, 0, 0},      {STEP_PUT, 7, 9000, 0},
     {STEP_DELETE, 11, 0, 0},    {STEP_POP_ANY, 0, 0, 0},     {STEP_PUT, 8, 60, 0},
     {STEP_BATCH, 18, 500, 0},   {STEP_SYNC, 0, 0, 0},        {STEP_PUT, 9, 500, 0},
+    {STEP_PUT, 30, 66000, 0},   {STEP_PUT, 31, 67000, 0},    {STEP_DELETE, 30, 0, 0},
 };
 const unsigned scenario_count = sizeof scenario_steps / sizeof scenario_steps[0];
 
@@ -33,8 +34,10 @@ static kv_bytes value_of(unsigned number, unsigned part, size_t size) {
     static _Thread_local char buffers[2][VALUE_MAX + 32];
     char *text = buffers[part % 2];
     CHECK(size <= VALUE_MAX);
-    for (size_t at = 0; at < size; at += 16)
+    for (size_t at = 0; at < size && at < 4096; at += 16)
         snprintf(text + at, 17, "%4u/%3u/%6zu|", number, part, at);
+    for (size_t at = 4096; at < size; at += 4096)
+        memcpy(text + at, text, size - at < 4096 ? size - at : 4096);
     return (kv_bytes){text, size};
 }
 

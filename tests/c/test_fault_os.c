@@ -103,6 +103,7 @@ static void test_every_kind_can_fail(void) {
     CHECK_EQ(os->write(os->ctx, w.file, buffer, sizeof buffer, 0), -EIO);
     CHECK_EQ(os->sync(os->ctx, w.file), -EIO);
     CHECK_EQ(os->truncate(os->ctx, w.file, 0), -EIO);
+    CHECK_EQ(os->reserve(os->ctx, w.file, 10), -EIO);
     CHECK_EQ(os->rename(os->ctx, w.dir, "f", "g"), -EIO);
     CHECK_EQ(os->unlink(os->ctx, w.dir, "f"), -EIO);
     CHECK_EQ(os->lock(os->ctx, w.file, false), -EIO);

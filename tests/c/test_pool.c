@@ -1,0 +1,312 @@
+/* test_pool.c - blocks of all sizes: aligned, apart from each other, and used again. */
+/* tsan */
+#include "check.h"
+
+#include <stdatomic.h>
+
+#include "base/mem.h"
+#include "base/pool.h"
+#include "threads.h"
+
+/* A block filled with bytes of its own. */
+typedef struct block {
+    uint8_t *bytes;
+    size_t size;
+    unsigned stripe;
+    uint8_t fill;
+} block;
+
+static block block_make(kv_pool *pool, unsigned stripe, size_t size, uint8_t fill) {
+    block b = {kv_pool_alloc(pool, stripe, size), size, stripe, fill};
+    CHECK(b.bytes != NULL);
+    CHECK_EQ((uintptr_t)b.bytes % 16, 0);
+    if ((size > 0 && size % 64 == 0) || size > KV_POOL_SLAB_MAX)
+        CHECK_EQ((uintptr_t)b.bytes % 64, 0);
+    CHECK(kv_pool_of(b.bytes, size) == pool);
+    memset(b.bytes, fill, size);
+    return b;
+}
+
+static void block_check(const block *b) {
+    for (size_t i = 0; i < b->size; i++)
+        if (b->bytes[i] != b->fill)
+            FAIL("byte %zu of a block of %zu bytes is somebody else's", i, b->size);
+}
+
+static void block_end(kv_pool *pool, block *b) {
+    block_check(b);
+    kv_pool_free(pool, b->stripe, b->bytes, b->size);
+    b->bytes = NULL;
+}
+
+/* ---- Sizes ---------------------------------------------------------------------------------------- */
+
+static void test_every_size(void) {
+    enum { MAX = KV_POOL_SLAB_MAX + 100 };
+    kv_pool *pool = kv_pool_create();
+    static block blocks[MAX + 1];
+    for (size_t size = 0; size <= MAX; size++)
+        blocks[size] = block_make(pool, (unsigned)(size % KV_POOL_STRIPES), size, (uint8_t)size);
+    for (size_t size = 0; size <= MAX; size++)
+        block_check(&blocks[size]);
+    for (size_t size = 0; size <= MAX; size += 2)
+        block_end(pool, &blocks[size]);
+    for (size_t size = 0; size <= MAX; size += 2)
+        blocks[size] = block_make(pool, blocks[size].stripe, size, (uint8_t)(size + 1));
+    for (size_t size = 0; size <= MAX; size++)
+        block_end(pool, &blocks[size]);
+    kv_pool_free(pool, 0, NULL, 100);
+    kv_pool_release(pool);
+}
+
+/* Every block of some slabs, so that their ends are reached. */
+static void test_full_slabs(void) {
+    static const size_t sizes[] = {1, 16, 17, 64, 128, 500, 1024, 1025, 2048, 4000, 8192};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        kv_pool *pool = kv_pool_create();
+        size_t count = 200000 / (sizes[i] < 16 ? 16 : sizes[i]);
+        block *blocks = calloc(count, sizeof *blocks);
+        for (int round = 0; round < 3; round++) {
+            for (size_t k = 0; k < count; k++)
+                blocks[k] = block_make(pool, 3, sizes[i], (uint8_t)(k * 7 + (size_t)round));
+            for (size_t start = 0; start < 31; start++) /* neighbours at different times */
+                for (size_t k = start; k < count; k += 31)
+                    block_end(pool, &blocks[k]);
+        }
+        free(blocks);
+        kv_pool_release(pool);
+    }
+}
+
+static void test_large_blocks(void) {
+    kv_pool *pool = kv_pool_create();
+    uint64_t before = kv_pool_bytes(pool);
+    block a = block_make(pool, 0, 100000, 1), b = block_make(pool, 1, 200000, 2);
+    block c = block_make(pool, 2, KV_POOL_SLAB_MAX + 1, 3);
+    CHECK(kv_pool_bytes(pool) >= before + 300000);
+    block_end(pool, &b);
+    block_check(&a);
+    block_end(pool, &a);
+    block_end(pool, &c);
+    CHECK_EQ(kv_pool_bytes(pool), before);
+    (void)block_make(pool, 0, 50000, 4); /* the pool's end frees it */
+    kv_pool_release(pool);
+}
+
+/* ---- Random ------------------------------------------------------------------------------------------ */
+
+static void test_random_blocks(void) {
+    enum { SLOTS = 3000, STEPS = 200000 };
+    kv_pool *pool = kv_pool_create();
+    static block blocks[SLOTS];
+    check_random random = random_stream(1);
+    for (unsigned i = 0; i < STEPS; i++) {
+        block *b = &blocks[random_below(&random, SLOTS)];
+        if (b->bytes != NULL) {
+            block_end(pool, b);
+            continue;
+        }
+        size_t max = random_below(&random, 100) ? 4000 : 12000;
+        *b = block_make(pool, (unsigned)random_below(&random, KV_POOL_STRIPES),
+                        random_below(&random, max), (uint8_t)i);
+    }
+    /* 200 MB were asked for in all, 3 at a time; a slab for each stripe and size are 45. */
+    CHECK(kv_pool_bytes(pool) < 100 << 20);
+    for (unsigned i = 0; i < SLOTS; i++)
+        if (blocks[i].bytes != NULL)
+            block_end(pool, &blocks[i]);
+    kv_pool_release(pool);
+}
+
+/* What one size has given back, another gets. */
+static void test_slabs_change_their_size(void) {
+    enum { BYTES = 4 << 20 };
+    kv_pool *pool = kv_pool_create();
+    uint64_t most = 0;
+    for (size_t size = 64; size <= 8192; size *= 2) {
+        size_t count = BYTES / size;
+        void **blocks = calloc(count, sizeof *blocks);
+        for (size_t i = 0; i < count; i++)
+            CHECK((blocks[i] = kv_pool_alloc(pool, 0, size)) != NULL);
+        for (size_t i = 0; i < count; i++)
+            kv_pool_free(pool, 0, blocks[i], size);
+        free(blocks);
+        if (most == 0)
+            most = kv_pool_bytes(pool);
+    }
+    CHECK(kv_pool_bytes(pool) <= 4 * most);
+    kv_pool_release(pool);
+}
+
+/* Somebody may still look at it (pool.h). */
+static void test_free_blocks_are_not_written(void) {
+    kv_pool *pool = kv_pool_create();
+    enum { COUNT = 2000 };
+    static block blocks[COUNT];
+    for (unsigned i = 0; i < COUNT; i++)
+        blocks[i] = block_make(pool, 0, 192, (uint8_t)i);
+    for (unsigned i = 0; i < COUNT; i++)
+        kv_pool_free(pool, 0, blocks[i].bytes, 192);
+    for (unsigned i = 0; i < COUNT; i++)
+        block_check(&blocks[i]);
+    kv_pool_release(pool);
+}
+
+/* ---- Many at once -------------------------------------------------------------------------------------- */
+
+static void test_many_at_once(void) {
+    enum { COUNT = 300 };
+    kv_pool *pool = kv_pool_create();
+    check_random random = random_stream(2);
+    for (int round = 0; round < 50; round++) {
+        size_t sizes[COUNT];
+        void *bytes[COUNT];
+        block blocks[COUNT];
+        unsigned stripe = (unsigned)random_below(&random, KV_POOL_STRIPES);
+        size_t count = random_below(&random, COUNT + 1);
+        for (size_t i = 0; i < count; i++)
+            sizes[i] = random_below(&random, random_below(&random, 30) ? 400 : 20000);
+        CHECK(kv_pool_alloc_many(pool, stripe, sizes, bytes, count));
+        for (size_t i = 0; i < count; i++) {
+            blocks[i] = (block){bytes[i], sizes[i], stripe, (uint8_t)i};
+            memset(bytes[i], (int)(uint8_t)i, sizes[i]);
+        }
+        for (size_t i = 0; i < count; i++)
+            block_check(&blocks[i]);
+        kv_pool_free_many(pool, stripe, bytes, sizes, count);
+    }
+    kv_pool_release(pool);
+}
+
+/* All or none, also when the memory ends in the middle. */
+static void test_no_memory(void) {
+    enum { COUNT = 100 };
+    kv_pool *pool = kv_pool_create();
+    size_t sizes[COUNT];
+    void *blocks[COUNT];
+    for (size_t i = 0; i < COUNT; i++)
+        sizes[i] = 8192;
+    kv_mem_fail_at(0, true);
+    CHECK(kv_pool_alloc(pool, 0, 100) == NULL);
+    CHECK(kv_pool_alloc(pool, 0, 10000) == NULL);
+    CHECK(!kv_pool_alloc_many(pool, 0, sizes, blocks, COUNT));
+    kv_mem_fail_at(UINT64_MAX, false);
+    CHECK(kv_pool_alloc_many(pool, 0, sizes, blocks, 10));
+    kv_mem_fail_at(0, true);
+    uint64_t before = kv_pool_bytes(pool);
+    for (int i = 0; i < 20; i++) { /* nothing stays behind: the same part can be had each time */
+        CHECK(!kv_pool_alloc_many(pool, 1, sizes, blocks + 10, COUNT - 10));
+        CHECK(kv_pool_alloc_many(pool, 1, sizes, blocks + 10, 10));
+        kv_pool_free_many(pool, 1, blocks + 10, sizes, 10);
+    }
+    CHECK_EQ(kv_pool_bytes(pool), before);
+    kv_mem_fail_at(UINT64_MAX, false);
+    CHECK(kv_pool_alloc_many(pool, 1, sizes, blocks + 10, COUNT - 10));
+    kv_pool_free_many(pool, 1, blocks + 10, sizes, COUNT - 10);
+    kv_pool_free_many(pool, 0, blocks, sizes, 10);
+    kv_pool_release(pool);
+    for (uint64_t n = 0; n < 3; n++) {
+        kv_mem_fail_at(n, false);
+        kv_pool *other = kv_pool_create();
+        void *block = other != NULL ? kv_pool_alloc(other, 0, 1) : NULL;
+        kv_mem_fail_at(UINT64_MAX, false);
+        CHECK(n == 0 ? other == NULL : block == NULL);
+        if (other != NULL) {
+            CHECK(kv_pool_alloc(other, 0, 1) != NULL);
+            kv_pool_release(other);
+        }
+    }
+}
+
+/* ---- Life ----------------------------------------------------------------------------------------------- */
+
+static void test_it_lives_until_the_last_reference(void) {
+    kv_pool *pool = kv_pool_create();
+    block small = block_make(pool, 0, 100, 1), large = block_make(pool, 0, 100000, 2);
+    kv_pool_acquire(pool);
+    kv_pool_acquire(pool);
+    kv_pool_release(pool);
+    block_check(&small);
+    kv_pool_release(pool);
+    block_end(pool, &small);
+    block_end(pool, &large);
+    kv_pool_release(pool);
+}
+
+/* As the child of a fork does with the parent's pool. */
+static void abandon(void) {
+    kv_pool *pool = kv_pool_create();
+    block small = block_make(pool, 0, 100, 1);
+    kv_pool_abandon(pool);
+    kv_pool_free(pool, 0, small.bytes, small.size);
+    size_t size = small.size;
+    void *bytes = small.bytes;
+    kv_pool_free_many(pool, 0, &bytes, &size, 1);
+    block_check(&small);
+    kv_pool_release(pool);
+    block_check(&small);
+    _exit(0); /* before the leak is found: the memory is the parent's */
+}
+
+static void test_abandoned(void) {
+    pid_t pid = fork();
+    if (pid == 0)
+        abandon();
+    int wait_status;
+    CHECK_EQ(waitpid(pid, &wait_status, 0), pid);
+    CHECK_EQ(wait_status, 0);
+}
+
+static void test_exclusive(void) {
+    kv_pool *pool = kv_pool_create();
+    kv_pool_set_exclusive(pool, true);
+    block a = block_make(pool, 0, 100, 1), b = block_make(pool, 5, 100000, 2);
+    block_end(pool, &a);
+    kv_pool_set_exclusive(pool, false);
+    block_end(pool, &b);
+    kv_pool_release(pool);
+}
+
+/* ---- Threads -------------------------------------------------------------------------------------------- */
+
+enum { SHARED = 256 };
+
+typedef struct shared {
+    kv_pool *pool;
+    _Atomic(block *) blocks[SHARED]; /* made by one thread, ended by another */
+} shared;
+
+static void exchange_blocks(worker *me) {
+    shared *s = me->shared;
+    for (unsigned i = 0; i < 20000; i++) {
+        block *mine = malloc(sizeof *mine);
+        *mine = block_make(s->pool, (unsigned)random_below(&me->random, KV_POOL_STRIPES),
+                           random_below(&me->random, random_below(&me->random, 50) ? 250 : 9000),
+                           (uint8_t)random_next(&me->random));
+        block *other = atomic_exchange(&s->blocks[random_below(&me->random, SHARED)], mine);
+        if (other != NULL)
+            block_end(s->pool, other);
+        free(other);
+    }
+}
+
+static void test_threads(void) {
+    shared s = {.pool = kv_pool_create()};
+    crew crew = {0};
+    for (unsigned i = 0; i < 6; i++)
+        crew_add(&crew, exchange_blocks, &s);
+    crew_join(&crew);
+    for (unsigned i = 0; i < SHARED; i++) {
+        block *b = atomic_load(&s.blocks[i]);
+        if (b != NULL)
+            block_end(s.pool, b);
+        free(b);
+    }
+    kv_pool_release(s.pool);
+}
+
+CHECK_MAIN(TEST(test_every_size), TEST(test_full_slabs), TEST(test_large_blocks),
+           TEST(test_random_blocks), TEST(test_slabs_change_their_size),
+           TEST(test_free_blocks_are_not_written), TEST(test_many_at_once), TEST(test_no_memory),
+           TEST(test_it_lives_until_the_last_reference), TEST(test_abandoned), TEST(test_exclusive),
+           TEST(test_threads))
