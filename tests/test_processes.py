@@ -11,6 +11,7 @@ import pytest
 
 import pykv
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 HOLD = """
@@ -281,7 +282,6 @@ def test_the_child_opens_the_store_after_the_parent_closed_it(disk):
 
 
 @needs_fork
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_fork_under_load(store):
     """Children are made while threads are inside of the store: nobody hangs, nobody crashes."""
     stop = threading.Event()

@@ -86,6 +86,11 @@ static void unsign_lock(kv_store *store, const lock_text *content) {
         (void)!write_lock(&store->lock_file, content, NULL); /* for people; the lock is not in it */
 }
 
+static void unlock_directory(kv_store *store) {
+    kv_file_unlock(&store->lock_file);
+    kv_file_close(&store->lock_file);
+}
+
 /* ---- What is in the directory --------------------------------------------------------------------- */
 
 typedef struct contents {
@@ -351,7 +356,7 @@ kv_status kv_store_open_directory(kv_store *store, kv_error *err) {
             unsign_lock(store, &before);
     }
     if (status < 0)
-        kv_file_close(&store->lock_file);
+        unlock_directory(store);
     return status;
 }
 
@@ -375,7 +380,7 @@ kv_status kv_store_close(kv_store *store, kv_error *err) {
     kv_table_fini(&store->table);
     if (store->dir.fd >= 0) {
         unsign_lock(store, &nobody);
-        kv_file_close(&store->lock_file);
+        unlock_directory(store);
         kv_dir_close(&store->dir);
     }
     return status;

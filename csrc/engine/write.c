@@ -240,7 +240,7 @@ static kv_status change_locked(kv_store *store, kv_shard *shard, key_write *w, k
             return kv_fail_nomem(err, sizeof *record);
     }
     kv_record r = {.kind = w->new != NULL ? KV_RECORD_PUT : KV_RECORD_DELETE, .last = true};
-    r.key = w->key;
+    r.key = w->new != NULL ? kv_entry_key(w->new) : w->key;
     if (w->new != NULL)
         r.value = kv_entry_value(w->new);
     int64_t entries_change = (w->new != NULL) - (old != NULL);
@@ -662,8 +662,12 @@ static void batch_look(batch *b) {
         if (!item->effective)
             continue;
         kv_record *r = &b->records[b->record_count++];
-        *r = (kv_record){.kind = (kv_record_kind)op->kind, .key = op->key,
-                         .value = put ? op->value : (kv_bytes){0}};
+        /* From the entry: the caller's bytes are read once, so that memory and log agree even when
+         * somebody changes them meanwhile. */
+        *r = (kv_record){.kind = (kv_record_kind)op->kind};
+        r->key = put ? kv_entry_key(item->new) : op->key;
+        if (put)
+            r->value = kv_entry_value(item->new);
         b->bytes += kv_record_size(r->key.size, r->value.size);
         b->entries_change += put - (item->old != NULL);
         b->deleted += !put;

@@ -224,3 +224,9 @@ kv_status kv_file_lock(const kv_file *file, bool shared, kv_error *err) {
         return fail_file(err, r, file, NO_OFFSET, "cannot lock");
     return KV_OK;
 }
+
+void kv_file_unlock(const kv_file *file) {
+    /* A failure tells nothing: closing gives the lock back, too. */
+    if (file->fd >= 0 && file->os->unlock != NULL)
+        file->os->unlock(file->os->ctx, file->fd);
+}

@@ -65,5 +65,6 @@ kv_status kv_file_sync(const kv_file *file, kv_error *err) KV_MUST_CHECK;
 kv_status kv_file_truncate(const kv_file *file, uint64_t size, kv_error *err) KV_MUST_CHECK;
 /* KV_BUSY: somebody else holds it. */
 kv_status kv_file_lock(const kv_file *file, bool shared, kv_error *err) KV_MUST_CHECK;
+void kv_file_unlock(const kv_file *file); /* not open: nothing */
 
 #endif

@@ -52,7 +52,9 @@ struct kv_os {
     int (*reserve)(void *ctx, int file, uint64_t size);
     int (*rename)(void *ctx, int dir, const char *from, const char *to); /* replaces `to` */
     int (*unlink)(void *ctx, int dir, const char *name);
-    int (*lock)(void *ctx, int file, bool shared); /* until closed; -EWOULDBLOCK: held elsewhere */
+    int (*lock)(void *ctx, int file, bool shared); /* -EWOULDBLOCK: held elsewhere */
+    /* Also for a forked child that has not closed its copy yet.  NULL in the table: closing does it. */
+    int (*unlock)(void *ctx, int file);
 
     int (*random)(void *ctx, void *buffer, size_t size); /* fills it all; unpredictable */
 };

@@ -296,6 +296,11 @@ static int posix_lock(void *ctx, int file, bool shared) {
     return result_of(flock(file, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB));
 }
 
+static int posix_unlock(void *ctx, int file) {
+    (void)ctx;
+    return result_of(flock(file, LOCK_UN));
+}
+
 /* ---- Random bytes ---------------------------------------------------------------------------- */
 
 /* For kernels and sandboxes without the system call. */
@@ -349,5 +354,6 @@ const kv_os kv_os_posix = {
     .rename = posix_rename,
     .unlink = posix_unlink,
     .lock = posix_lock,
+    .unlock = posix_unlock,
     .random = posix_random,
 };

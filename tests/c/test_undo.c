@@ -248,6 +248,8 @@ static void run(uint64_t seed, unsigned keys, bool clears) {
             check_past(p);
         }
     }
+    if (keys > 10000 && !clears)
+        CHECK(p->table.shard_count > 1 << KV_DEPTH_MIN);
     /* With nothing to look behind, each entry has the table's reference and no other. */
     prune(p, p->lsn);
     EACH_SHARD(p, shard)
@@ -277,12 +279,12 @@ static void test_few_keys_with_clears(void) {
 }
 
 static void test_many_keys(void) {
-    run(200, 9000, false);
+    run(200, 12000, false);
 }
 
 static void test_many_keys_with_clears(void) {
     for (uint64_t seed = 0; seed < 2; seed++)
-        run(300 + seed, 9000, true);
+        run(300 + seed, 12000, true);
 }
 
 /* ---- By hand -------------------------------------------------------------------------------------------- */

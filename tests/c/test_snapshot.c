@@ -1,0 +1,247 @@
+/* test_snapshot.c - what a snapshot keeps, and for how long; and walks over one while the table changes. */
+#include "check.h"
+
+#include "kv.h"
+#include "model.h"
+#include "world.h"
+
+static const kv_bytes A = {"a", 1}, B = {"b", 1};
+
+static kv_db *memory_open(void) {
+    kv_error err;
+    kv_db *db;
+    CHECK_OK(kv_open(NULL, NULL, &db, &err), &err);
+    return db;
+}
+
+static void memory_close(kv_db *db) {
+    kv_error err;
+    CHECK_OK(kv_verify(db, &err), &err);
+    kv_destroy(db);
+}
+
+static void put(kv_db *db, kv_bytes key, kv_bytes value) {
+    kv_error err;
+    CHECK_OK(kv_put(db, key, value, 0, &err), &err);
+}
+
+static kv_snapshot *take(kv_db *db) {
+    kv_error err;
+    kv_snapshot *s;
+    CHECK_OK(kv_snapshot_create(db, &s, &err), &err);
+    return s;
+}
+
+static uint64_t held(kv_db *db) {
+    kv_error err;
+    kv_stats stats;
+    CHECK_OK(kv_get_stats(db, &stats, &err), &err);
+    CHECK_OK(kv_verify(db, &err), &err);
+    return stats.undo_records;
+}
+
+static void check_at(kv_snapshot *s, unsigned number) {
+    kv_error err;
+    kv_value value;
+    CHECK_OK(kv_snapshot_get(s, A, 0, &value, &err), &err);
+    CHECK_EQ(value.size, sizeof number);
+    CHECK_MEM(value.data, &number, sizeof number);
+    kv_value_release(&value);
+}
+
+/* ---- What is held ----------------------------------------------------------------------------------- */
+
+static void test_nothing_is_held_without_one(void) {
+    kv_db *db = memory_open();
+    for (unsigned i = 0; i < 100; i++)
+        put(db, A, bytes_of(&i, sizeof i));
+    CHECK_EQ(held(db), 0);
+    kv_snapshot *s = take(db);
+    CHECK_EQ(held(db), 0); /* it is not a copy */
+    kv_snapshot_destroy(s);
+    memory_close(db);
+}
+
+/* From the oldest snapshot on everything is held; what it alone held back goes with it, in shards that
+ * nobody writes to any more as well. */
+static void test_held_for_the_oldest(void) {
+    enum { COUNT = 6 };
+    static const unsigned orders[][COUNT] = {
+        {0, 1, 2, 3, 4, 5}, {5, 4, 3, 2, 1, 0}, {2, 5, 0, 4, 1, 3}, {3, 0, 5, 1, 4, 2}};
+    for (size_t o = 0; o < sizeof orders / sizeof orders[0]; o++) {
+        kv_db *db = memory_open();
+        kv_snapshot *snapshots[COUNT];
+        bool alive[COUNT];
+        for (unsigned i = 0; i < COUNT; i++) {
+            put(db, A, bytes_of(&i, sizeof i));
+            snapshots[i] = take(db);
+            alive[i] = true;
+        }
+        CHECK_EQ(held(db), COUNT - 1);
+        for (unsigned k = 0; k < COUNT; k++) {
+            unsigned oldest = 0;
+            kv_snapshot_destroy(snapshots[orders[o][k]]);
+            alive[orders[o][k]] = false;
+            while (oldest < COUNT && !alive[oldest])
+                oldest++;
+            CHECK_EQ(held(db), oldest < COUNT ? COUNT - 1 - oldest : 0);
+            for (unsigned i = 0; i < COUNT; i++)
+                if (alive[i])
+                    check_at(snapshots[i], i);
+        }
+        memory_close(db);
+    }
+}
+
+/* The same state taken twice. */
+static void test_equal_snapshots(void) {
+    kv_db *db = memory_open();
+    put(db, A, bytes_of(&(unsigned){1}, sizeof(unsigned)));
+    kv_snapshot *s = take(db), *t = take(db);
+    put(db, A, bytes_of(&(unsigned){2}, sizeof(unsigned)));
+    CHECK_EQ(held(db), 1);
+    kv_snapshot_destroy(s);
+    CHECK_EQ(held(db), 1);
+    check_at(t, 1);
+    kv_snapshot_destroy(t);
+    CHECK_EQ(held(db), 0);
+    memory_close(db);
+}
+
+/* Each handle ends its own. */
+static void test_snapshots_of_a_closed_handle(void) {
+    world *w = world_create();
+    kv_error err;
+    kv_db *second;
+    world_open(w);
+    CHECK_OK(kv_open(WORLD_DIR, &w->options, &second, &err), &err);
+    put(w->db, A, bytes_of(&(unsigned){1}, sizeof(unsigned)));
+    kv_snapshot *s = take(w->db), *t = take(second);
+    put(w->db, A, bytes_of(&(unsigned){2}, sizeof(unsigned)));
+    put(w->db, B, A);
+    CHECK_OK(kv_close(second, &err), &err);
+    check_at(s, 1);
+    CHECK(held(w->db) > 0);
+    kv_snapshot_destroy(t);
+    kv_destroy(second);
+    check_at(s, 1);
+    kv_snapshot_destroy(s);
+    CHECK_EQ(held(w->db), 0);
+
+    /* The only one, and its handle goes first: what it held goes, at the latest, with the next one. */
+    CHECK_OK(kv_open(WORLD_DIR, &w->options, &second, &err), &err);
+    t = take(second);
+    put(w->db, A, bytes_of(&(unsigned){3}, sizeof(unsigned)));
+    CHECK_OK(kv_close(second, &err), &err);
+    kv_snapshot_destroy(t);
+    kv_destroy(second);
+    kv_snapshot_destroy(take(w->db));
+    CHECK_EQ(held(w->db), 0);
+    world_destroy(w);
+}
+
+/* A snapshot is of what is visible: not of a commit that is on its way, which it sees neither before nor
+ * after (test_concurrent.c looks at the moment itself). */
+static void test_count_is_that_of_its_moment(void) {
+    kv_db *db = memory_open();
+    kv_error err;
+    kv_snapshot *s[4];
+    uint64_t count;
+    for (unsigned i = 0; i < 4; i++) {
+        for (unsigned k = 0; k < 1000; k++) {
+            unsigned key = i * 1000 + k;
+            put(db, bytes_of(&key, sizeof key), A);
+        }
+        s[i] = take(db);
+    }
+    CHECK_OK(kv_clear(db, 0, &err), &err);
+    for (unsigned i = 0; i < 4; i++)
+        for (int again = 0; again < 2; again++) {
+            CHECK_OK(kv_snapshot_count(s[i], &count, &err), &err);
+            CHECK_EQ(count, (i + 1) * 1000);
+        }
+    for (unsigned i = 0; i < 4; i++)
+        kv_snapshot_destroy(s[i]);
+    memory_close(db);
+}
+
+/* ---- Walks ------------------------------------------------------------------------------------------------ */
+
+/* Between two steps of the walk the table changes in every way that it can. */
+static void change_all(kv_db *db, model *m, unsigned step, check_random *random) {
+    kv_error err;
+    if (step == 3) {
+        CHECK_OK(kv_clear(db, 0, &err), &err);
+        model_clear(m);
+    }
+    for (unsigned i = 0; i < 1500; i++) { /* shards split behind the cursor and before it */
+        unsigned key = (unsigned)random_below(random, 60000);
+        kv_bytes k = bytes_of(&key, sizeof key);
+        if (random_below(random, 4)) {
+            put(db, k, bytes_of(&step, sizeof step));
+            model_put(m, k, bytes_of(&step, sizeof step));
+        } else {
+            CHECK_EQ(kv_delete(db, k, 0, &err), model_delete(m, k) ? KV_OK : KV_NOTFOUND);
+        }
+    }
+}
+
+static void test_walk_while_it_changes(void) {
+    kv_db *db = memory_open();
+    model *m = model_create();
+    check_random random = random_stream(1);
+    change_all(db, m, 0, &random);
+    for (int round = 0; round < 3; round++) {
+        kv_error err;
+        kv_snapshot *s = take(db);
+        model *then = model_clone(m), *found = model_create();
+        kv_cursor *cursor;
+        const kv_item *items;
+        size_t count;
+        unsigned step = 0;
+        CHECK_OK(kv_cursor_create(s, &cursor, &err), &err);
+        kv_status status;
+        while ((status = kv_cursor_next(cursor, &items, &count, &err)) == KV_OK) {
+            for (size_t i = 0; i < count; i++) {
+                CHECK(model_get(found, items[i].key) == NULL); /* each key once */
+                model_put(found, items[i].key, items[i].value);
+            }
+            change_all(db, m, step++, &random);
+        }
+        CHECK_STATUS(status, KV_NOTFOUND, &err);
+        CHECK_EQ(model_digest(found), model_digest(then));
+        CHECK_EQ(model_count(found), model_count(then));
+        CHECK(step > 10);
+        kv_cursor_destroy(cursor);
+        uint64_t again;
+        CHECK_EQ(snapshot_digest(s, &again), model_digest(then));
+        kv_snapshot_destroy(s);
+        CHECK_EQ(held(db), 0);
+        model_check(m, db);
+        model_destroy(then);
+        model_destroy(found);
+    }
+    model_destroy(m);
+    memory_close(db);
+}
+
+static void test_walk_over_nothing(void) {
+    kv_db *db = memory_open();
+    kv_error err;
+    kv_snapshot *s = take(db);
+    kv_cursor *cursor;
+    const kv_item *items;
+    size_t count;
+    put(db, A, A); /* afterwards */
+    CHECK_OK(kv_cursor_create(s, &cursor, &err), &err);
+    for (int i = 0; i < 3; i++)
+        CHECK_STATUS(kv_cursor_next(cursor, &items, &count, &err), KV_NOTFOUND, &err);
+    kv_cursor_destroy(cursor);
+    kv_snapshot_destroy(s);
+    memory_close(db);
+}
+
+CHECK_MAIN(TEST(test_nothing_is_held_without_one), TEST(test_held_for_the_oldest),
+           TEST(test_equal_snapshots), TEST(test_snapshots_of_a_closed_handle),
+           TEST(test_count_is_that_of_its_moment), TEST(test_walk_while_it_changes),
+           TEST(test_walk_over_nothing))
