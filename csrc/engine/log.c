@@ -659,7 +659,6 @@ static void make_spare(kv_log *log) {
 /* Does what is due, and says whether there will be more without anybody's doing.  `seen_lsn`: the
  * committed LSN of the round before: a log that has not moved since is idle. */
 static bool keeper_round(kv_log *log, uint64_t *seen_lsn) {
-    make_spare(log);
     LOCK(log);
     uint64_t committed = atomic_load_explicit(&log->committed, memory_order_relaxed);
     bool behind = atomic_load_explicit(&log->durable, memory_order_relaxed) < committed;
@@ -692,6 +691,7 @@ static void *keeper_main(void *arg) {
         UNLOCK(log);
         if (closing)
             return NULL;
+        make_spare(log); /* wanted before the word was loaded, or it will have changed */
         uint64_t now = kv_now_ns();
         if (!more) {
             /* Sleep until a leader sees the flag, or saw it before we looked: look once more. */
@@ -703,12 +703,10 @@ static void *keeper_main(void *arg) {
             if (!work)
                 kv_futex_wait(&log->keeper_word, word, KV_FUTEX_FOREVER);
             atomic_store(&log->keeper_sleeps, false);
-            make_spare(log);
             more = true;
             due = kv_now_ns() + period;
         } else if (now < due) {
             kv_futex_wait(&log->keeper_word, word, due - now);
-            make_spare(log);
         } else {
             more = keeper_round(log, &seen_lsn);
             due = kv_now_ns() + period;
