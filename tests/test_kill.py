@@ -6,6 +6,7 @@
 import json
 import pickle
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,12 @@ def live_and_die(victim, rng, opening_seconds):
     return opening_seconds
 
 
+def clear_away(folder, generation):
+    """What the worker has written for the judge, who has read it: a thousand of them fill a disk."""
+    for path in [*folder.glob(f"{generation}.*"), folder / f"found.{generation}"]:
+        path.unlink(missing_ok=True)
+
+
 def look(judge, store, options):
     """Opens the store in this process, judges it, and closes it properly. Returns its recovery."""
     with pykv.open(store, **options) as db:
@@ -116,8 +123,11 @@ def test_a_store_carried_on_over_kills(tmp_path, rng, seed, request, mode):
             recoveries.append(found[0])
             judge.look(found[1])  # what the worker found: as the kill before this one left it
             judge.read(tmp_path, generation)
+        clear_away(tmp_path, generation)
         if rng.random() < 0.25 or generation == kills or generation % LIVES == 0:
             recoveries.append(look(judge, store, options))
+        if generation % LIVES == 0:
+            shutil.rmtree(store)
     report(kills, during_opening, judges, recoveries)
 
 
@@ -140,4 +150,6 @@ def test_fresh_stores(tmp_path, rng, seed, request):
         # A second look finds the same, after a clean close and with nothing to cut.
         again = look(judge, store, options)
         assert again["clean"] and again["bytes_cut"] == 0
+        clear_away(tmp_path, generation)
+        shutil.rmtree(store)
     report(kills, during_opening, judges, recoveries)
