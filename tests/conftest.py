@@ -121,6 +121,20 @@ def path(tmp_path):
     return tmp_path / "store"
 
 
+def assert_holds(store, items):
+    """That the store has exactly these items; a failure names a few keys, not megabytes of values."""
+    found, wanted = dict(store.items()), dict(items)
+    if found == wanted:
+        return
+    wrong = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+
+    def show(value):
+        return "nothing" if value is None else f"{bytes(value[:40])!r} ({len(value)} bytes)"
+
+    lines = [f"{key[:60]!r}: {show(found.get(key))} instead of {show(wanted.get(key))}" for key in wrong[:5]]
+    pytest.fail("\n".join([f"{len(wrong)} of {len(wanted)} keys differ", *lines]), pytrace=True)
+
+
 def python_environment(**changes):
     """The environment for a child interpreter: it finds the same pykv, and these tests' modules."""
     environment = {**os.environ, **changes}

@@ -11,6 +11,7 @@ FIELDS = 32
 NAMES = (
     "gate", "waiting", "syncs", "sync_fail", "sync_errno", "writes", "write_errno", "room", "write_max",
     "interrupts", "dirty", "read_errno", "dir_syncs", "dir_sync_errno", "no_reserve",
+    "spare_too",
 )  # fmt: skip
 
 

@@ -726,6 +726,7 @@ def opening_on_a_full_disk(place):
 def opening_with_failing_syncs(place):
     """The n-th sync of an open fails, for each n there is; the next open finds everything."""
     for n in range(1, 100):
+        place.disk.spare_too = 1
         place.disk.sync_fail = n
         try:
             store = place.open()
@@ -742,6 +743,7 @@ def opening_with_failing_syncs(place):
     with place.open() as store:
         set_up(store)
     for n in range(1, 100):
+        place.disk.spare_too = 1
         place.disk.sync_fail = n
         try:
             place.open().close()

@@ -37,8 +37,12 @@ enum field {
     DIR_SYNCS,   /* syncs of directories asked for so far */
     DIR_SYNC_ERRNO,
     NO_RESERVE,  /* reservations answer EOPNOTSUPP */
+    SPARE_TOO,   /* the gate, failing and counting concern spare.log, too, which the keeper thread
+                    makes when it likes */
     SHIM_FIELDS = 32
 };
+
+#define SPARE "/spare.log"
 
 static int64_t *control;
 static char under[PATH_MAX];
@@ -74,16 +78,29 @@ __attribute__((constructor)) static void attach(void) {
         control = area;
 }
 
-/* Whether the descriptor is of a file (or, `directory`, a directory) below `under`. */
-static int is_ours(int fd, int directory) {
+enum what { FOREIGN, FILE_OF_OURS, SPARE_OF_OURS, DIRECTORY_OF_OURS };
+
+static enum what look_at(int fd) {
     char link[64], path[PATH_MAX];
     struct stat st;
-    if (control == NULL || fstat(fd, &st) != 0 || (S_ISDIR(st.st_mode) != 0) != directory)
-        return 0;
+    if (control == NULL || fstat(fd, &st) != 0)
+        return FOREIGN;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t size = readlink(link, path, sizeof path - 1);
-    size_t prefix = strlen(under);
-    return size > 0 && (size_t)size >= prefix && memcmp(path, under, prefix) == 0;
+    size_t prefix = strlen(under), spare = strlen(SPARE);
+    if (size < (ssize_t)prefix || memcmp(path, under, prefix) != 0)
+        return FOREIGN;
+    if (S_ISDIR(st.st_mode))
+        return DIRECTORY_OF_OURS;
+    if (!get(SPARE_TOO) && (size_t)size > spare &&
+        memcmp(path + size - spare, SPARE, spare) == 0)
+        return SPARE_OF_OURS;
+    return FILE_OF_OURS;
+}
+
+static int is_ours(int fd) {
+    enum what what = look_at(fd);
+    return what == FILE_OF_OURS || what == SPARE_OF_OURS;
 }
 
 static int fail(int64_t number) {
@@ -93,11 +110,12 @@ static int fail(int64_t number) {
 
 static int wait_and_sync(int fd, const char *name) {
     int (*next)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);
-    if (is_ours(fd, 1)) {
+    enum what what = look_at(fd);
+    if (what == DIRECTORY_OF_OURS) {
         add(DIR_SYNCS, 1);
         return get(DIR_SYNC_ERRNO) ? fail(get(DIR_SYNC_ERRNO)) : next(fd);
     }
-    if (!is_ours(fd, 0))
+    if (what != FILE_OF_OURS)
         return next(fd);
     add(SYNCS, 1);
     int64_t dirty = get(DIRTY);
@@ -130,7 +148,7 @@ static int all_zero(const char *data, size_t size) {
 static ssize_t limited_write(int fd, const void *data, size_t size, off64_t offset) {
     ssize_t (*next)(int, const void *, size_t, off64_t) =
         (ssize_t(*)(int, const void *, size_t, off64_t))dlsym(RTLD_NEXT, "pwrite64");
-    if (!is_ours(fd, 0))
+    if (!is_ours(fd))
         return next(fd, data, size, offset);
     add(WRITES, 1);
     if (get(WRITE_ERRNO))
@@ -148,7 +166,7 @@ static ssize_t limited_write(int fd, const void *data, size_t size, off64_t offs
         add(ROOM, -(int64_t)size);
     }
     ssize_t written = next(fd, data, size, offset);
-    if (written > 0)
+    if (written > 0 && look_at(fd) == FILE_OF_OURS)
         add(DIRTY, written);
     return written;
 }
@@ -164,7 +182,7 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t offset) {
 static int reserve(int fd, int mode, off64_t offset, off64_t size) {
     int (*next)(int, int, off64_t, off64_t) =
         (int (*)(int, int, off64_t, off64_t))dlsym(RTLD_NEXT, "fallocate64");
-    if (!is_ours(fd, 0))
+    if (!is_ours(fd))
         return next(fd, mode, offset, size);
     if (get(NO_RESERVE))
         return fail(EOPNOTSUPP);
@@ -189,7 +207,7 @@ int fallocate64(int fd, int mode, off64_t offset, off64_t size) {
 static ssize_t limited_read(int fd, void *data, size_t size, off64_t offset) {
     ssize_t (*next)(int, void *, size_t, off64_t) =
         (ssize_t(*)(int, void *, size_t, off64_t))dlsym(RTLD_NEXT, "pread64");
-    if (control == NULL || !is_ours(fd, 0))
+    if (control == NULL || !is_ours(fd))
         return next(fd, data, size, offset);
     if (get(READ_ERRNO))
         return fail(get(READ_ERRNO));
