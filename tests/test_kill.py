@@ -36,6 +36,7 @@ class Victim:
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            bufsize=0,  # `wait_for` selects: a line must not wait in a buffer of ours
             env=python_environment(),
             cwd=folder,
         )

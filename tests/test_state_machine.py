@@ -28,12 +28,12 @@ SYNC = st.sampled_from([None, None, None, True])
 
 
 def integer(value):
-    """What incr makes of a stored value, or None."""
+    """What incr makes of a stored value, or None: 64 bits in decimal, without leading zeros."""
     try:
         number = int(value)
     except ValueError:
         return None
-    return number if b"%d" % number == value else None
+    return number if b"%d" % number == value and -(2**63) <= number < 2**63 else None
 
 
 class AgainstADict(RuleBasedStateMachine):

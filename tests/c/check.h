@@ -214,7 +214,7 @@ static inline bool check_is_chosen(const char *name, int argc, char **argv) {
 }
 
 static inline int check_run(const check_test *tests, size_t count, int argc, char **argv) {
-    unsigned timeout_seconds = 120;
+    unsigned timeout_seconds = 600;
     bool forked = true, list = false;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
