@@ -6,6 +6,7 @@ the engine's own consistency check, `_verify`, before it is closed at the end of
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -42,6 +43,9 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
+    # A shell starts what it puts into the background with SIGINT ignored, and children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.seed is None:
         config.option.seed = int.from_bytes(os.urandom(4), "little")
     # Hypothesis follows the same seed unless it was given its own.
