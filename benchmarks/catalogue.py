@@ -5,12 +5,40 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from . import durable, growth, memory, opening, parallel, reads, recovery, writes
+from . import (
+    checkpoints,
+    churn,
+    durable,
+    eviction,
+    expiry,
+    growth,
+    instant,
+    memory,
+    opening,
+    parallel,
+    reads,
+    recovery,
+    writes,
+)
 from .report import Report
 from .runner import Benchmark, Settings
 from .worker import call_fresh
 
-_SUBJECTS = (durable, reads, writes, parallel, memory, recovery, growth, opening)
+_SUBJECTS = (
+    durable,
+    reads,
+    writes,
+    parallel,
+    memory,
+    recovery,
+    growth,
+    opening,
+    instant,
+    checkpoints,
+    churn,
+    expiry,
+    eviction,
+)
 BENCHMARKS: dict[str, Benchmark] = {b.name: b for s in _SUBJECTS for b in s.BENCHMARKS}
 
 

@@ -73,6 +73,21 @@ def load(store: Any, pairs: Sequence[Pair], batch: int = 10_000) -> None:
         store.put_many(part)
 
 
+def fill(store: Any, rng: random.Random, count: int, batch: int = 1000) -> None:
+    """So many new items, of which none stays here."""
+    for start in range(0, count, batch):
+        store.put_many(make_pairs(rng, min(batch, count - start)))
+
+
+def disk_bytes(folder: Path) -> int:
+    """What the files in a store's folder take on the disk."""
+    total = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # gone since
+            total += path.stat().st_blocks * 512
+    return total
+
+
 def log_bytes(store: Any) -> int:
     """Bytes of log written in the store's life, as it counts them itself."""
     return int(store.stats()["lsn"])

@@ -51,6 +51,7 @@ def _loaded(settings: Settings) -> Iterator[_Loaded]:
     with settings.scratch() as folder, contextlib.ExitStack() as stack:
         auto = stack.enter_context(opened(folder / "pykv", sync="always", gil="auto"))
         load(auto, pairs)
+        auto.checkpoint()  # none is under way or due while it is read
         release = stack.enter_context(opened(folder / "pykv", sync="always", gil="release"))
         yield _Loaded(rng, [key for key, _ in pairs], dict(pairs), auto, release)
 
@@ -138,6 +139,7 @@ def get_peers(settings: Settings) -> Report:
     with settings.scratch() as folder, contextlib.ExitStack() as stack:
         store = stack.enter_context(opened(folder / "pykv", sync="always"))
         load(store, pairs)
+        store.checkpoint()
         sides = {"pykv": side(store.get, [key for key, _ in pairs])}
         items = {}
         for kind in installed(report):

@@ -1,6 +1,6 @@
 """Recovery from the log alone: open() after a clean close, and after SIGKILL.
 
-A process of its own writes the log and closes the store, or kills itself; every round opens a copy
+No checkpoint is made, neither while the store is filled nor at its close. A process of its own writes the log and closes the store, or kills itself; every round opens a copy
 of its folder in a fresh process, the copy synced and read once before, so the page cache is warm.
 """
 
@@ -27,7 +27,7 @@ _PART = 100_000
 def build(path: str, count: int, batch: int, sync: str, seed: int, kill: bool) -> int:
     """In a process of its own: writes `count` items in commits of `batch`; ends well or not."""
     rng = random.Random(seed)
-    store = pykv.open(path, sync=sync)
+    store = pykv.open(path, sync=sync, checkpoint_log_ratio=None)
     for start in range(0, count, _PART):
         for part in chunks(make_pairs(rng, min(_PART, count - start)), batch):
             if batch == 1:
@@ -43,7 +43,7 @@ def build(path: str, count: int, batch: int, sync: str, seed: int, kill: bool) -
 def reopen(path: str, count: int) -> dict[str, Any]:
     """In a process of its own: how long open() takes, and what it says of it."""
     start = time.perf_counter()
-    store = pykv.open(path, sync="never")
+    store = pykv.open(path, sync="never", checkpoint_log_ratio=None)
     elapsed = time.perf_counter() - start
     assert len(store) == count, f"{len(store)} items found of {count}"
     found = {"elapsed": elapsed, **{k: v for k, v in store.recovery.items() if v is not None}}
@@ -54,7 +54,12 @@ def reopen(path: str, count: int) -> dict[str, Any]:
 def copy_warm(source: Path, target: Path) -> list[Path]:
     """A copy of a store's folder that is on disk and in the page cache; its files."""
     shutil.copytree(source, target)
-    files = sorted(path for path in target.rglob("*") if path.is_file())
+    return warm(target)
+
+
+def warm(folder: Path) -> list[Path]:
+    """Sees to it that a store's files are on disk and in the page cache; the files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         with path.open("rb+") as file:
             os.fsync(file.fileno())

@@ -13,12 +13,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # A unit knows which way is better and how to print itself.
-RATE, SECONDS, BYTES = "/s", "s", "B"
-_HIGHER_IS_BETTER = {RATE: True, SECONDS: False, BYTES: False}
+RATE, SPEED, SECONDS, BYTES, SHARE, EXTRA = "/s", "B/s", "s", "B", "%", "% more"
+_HIGHER_IS_BETTER = {
+    RATE: True,
+    SPEED: True,
+    SECONDS: False,
+    BYTES: False,
+    SHARE: True,
+    EXTRA: False,
+}
 _SCALES: dict[str, list[tuple[float, str]]] = {
     RATE: [(1e6, " M/s"), (1e3, " k/s"), (1.0, " /s")],
     SECONDS: [(1.0, " s"), (1e-3, " ms"), (1e-6, " µs"), (1e-9, " ns")],
-    BYTES: [(1.0, " B")],
+    SPEED: [(1e6, " MB/s")],
+    BYTES: [(1e6, " MB"), (1.0, " B")],
+    SHARE: [(0.01, " %")],
+    EXTRA: [(0.01, " %")],
 }
 
 
@@ -115,26 +125,30 @@ class Row:
 
 @dataclass
 class Report:
-    """What one benchmark found. `sync`: the mode of pykv's store in it."""
+    """What one benchmark found. `sync`: the mode of pykv's store in it; `grid`: a table of its own
+    below the rows, the first line its head."""
 
     sync: str
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    grid: list[list[str]] = field(default_factory=list)
 
     def table(self) -> str:
         lines: list[list[str]] = [["what", "figure", "against", "ratio", "target"]]
         lines += [row.cells() for row in self.rows]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        text = [_padded(line, widths) for line in lines]
+        text = _aligned(lines)
+        if self.grid:
+            text += ["", *_aligned(self.grid)]
         return "\n".join(line.rstrip() for line in text + [f"  ({note})" for note in self.notes])
 
     def as_json(self) -> dict[str, Any]:
         rows = [row.as_json() for row in self.rows]
-        return {"sync": self.sync, "rows": rows, "notes": self.notes}
+        return {"sync": self.sync, "rows": rows, "notes": self.notes, "grid": self.grid}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Report:
-        return Report(data["sync"], [_row_from_json(row) for row in data["rows"]], data["notes"])
+        rows = [_row_from_json(row) for row in data["rows"]]
+        return Report(data["sync"], rows, data["notes"], data["grid"])
 
 
 def _row_from_json(data: dict[str, Any]) -> Row:
@@ -150,8 +164,12 @@ def _row_from_json(data: dict[str, Any]) -> Row:
     )
 
 
-def _padded(cells: list[str], widths: list[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+def _aligned(lines: list[list[str]]) -> list[str]:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    ]
 
 
 def _scale(value: float, unit: str) -> tuple[float, str]:

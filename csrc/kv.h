@@ -28,6 +28,12 @@
 #define KV_KEY_MAX 65535u              /* bytes; the empty key is allowed */
 #define KV_VALUE_MAX (512u << 20)      /* bytes; the empty value is allowed */
 #define KV_COMMIT_MAX (1u << 30)       /* bytes of one commit in the log, framing included */
+#define KV_EXPIRY_MAX (UINT64_C(1) << 48) /* ms since 1970: the year 10889 */
+
+/* ---- Expiry ------------------------------------------------------------------------------
+ * A moment of the wall clock, in milliseconds since 1970; 0: never.  From that moment on the key is
+ * absent for everybody, but for snapshots that were taken before.  A clock that is set forward lets
+ * keys expire early; one that is set back lets those live again that were not swept away yet. */
 
 /* ---- Types ----------------------------------------------------------------------------- */
 
@@ -47,6 +53,11 @@ typedef enum kv_sync {
     KV_SYNC_NEVER,    /* in the kernel before the call returns, on disk when the system likes */
 } kv_sync;
 
+typedef enum kv_when_full {
+    KV_FULL_REFUSE, /* a write that needs more memory answers KV_ERR_MEMLIMIT */
+    KV_FULL_EVICT,  /* other keys are removed, those used least first */
+} kv_when_full;
+
 typedef struct kv_options {
     kv_sync sync;
     uint64_t sync_interval_ns; /* KV_SYNC_INTERVAL only */
@@ -57,6 +68,11 @@ typedef struct kv_options {
                                        of its own size) */
     size_t inflight_max;            /* bytes appended and not yet written before writers wait */
     uint64_t mark_delay_ns;         /* an idle store marks its log as durable after this */
+    uint64_t checkpoint_log_min;    /* bytes of log since the last checkpoint before the next one ... */
+    uint32_t checkpoint_log_percent; /* ... and so much of the data's size; 0: only when asked for */
+    bool preload;                   /* kv_open returns when everything is in memory */
+    uint64_t max_memory;            /* bytes, see kv_stats.memory_charged; 0: no bound */
+    kv_when_full when_full;         /* what happens at the bound */
     const kv_os *os;                /* NULL: the operating system */
 } kv_options;
 
@@ -89,16 +105,26 @@ typedef struct kv_values {
 typedef struct kv_item {
     kv_bytes key;
     kv_bytes value;
-    void *pin; /* opaque */
+    uint64_t expiry; /* ms since 1970; 0: never */
+    void *pin;       /* opaque */
 } kv_item;
 
-typedef enum kv_op_kind { KV_OP_PUT = 1, KV_OP_DELETE = 2 } kv_op_kind;
+typedef enum kv_op_kind {
+    KV_OP_PUT = 1,
+    KV_OP_DELETE = 2,
+    KV_OP_EXPIRE = 4, /* sets the expiry of a key; nothing when there is no such key */
+} kv_op_kind;
 
 typedef struct kv_op {
     kv_op_kind kind;
     kv_bytes key;
-    kv_bytes value; /* KV_OP_PUT only */
+    kv_bytes value;  /* KV_OP_PUT only */
+    uint64_t expiry; /* KV_OP_PUT, KV_OP_EXPIRE: ms since 1970; 0: never.  Past: deleted */
 } kv_op;
+
+/* Called now and then while a long call works, by its thread, without locks: `done` of about `total` bytes.  False:
+ * give up (the call answers KV_ERR_CANCELLED). */
+typedef bool (*kv_progress)(void *arg, uint64_t done, uint64_t total);
 
 typedef struct kv_stats {
     uint64_t entries;          /* visible keys */
@@ -117,7 +143,20 @@ typedef struct kv_stats {
     uint64_t log_bytes;        /* size of the log's segments on disk */
     uint64_t log_segments;
     bool failed;               /* a write or sync failed: reads go on, writes do not */
+    uint64_t shards_loaded;    /* of `shards`; the others are still in the checkpoint only */
+    uint64_t checkpoints;      /* made since open */
+    uint64_t checkpoint_lsn;   /* of the last one: the log before it is not needed */
+    uint64_t checkpoint_bytes; /* its size on disk */
+    uint64_t checkpoint_failures; /* since open */
+    uint64_t expired;          /* keys swept away since open */
+    uint64_t evicted;          /* keys removed for want of memory since open */
+    uint64_t memory_charged;   /* what max_memory bounds: keys, values and KV_ITEM_CHARGE an item */
+    uint64_t max_memory;       /* 0: no bound */
+    kv_error checkpoint_error; /* of the last one; status KV_OK when it succeeded */
+    kv_error load_error;       /* KV_OK, or why a part of the checkpoint could not be loaded */
 } kv_stats;
+
+#define KV_ITEM_CHARGE 36u /* bytes: what an item takes beyond its payload, at the most (measured) */
 
 typedef struct kv_recovery {
     bool clean;          /* the store had been closed properly (or is new) */
@@ -128,6 +167,7 @@ typedef struct kv_recovery {
     uint64_t records;    /* single puts, deletes and clears */
     uint64_t bytes;      /* of log read */
     uint64_t bytes_cut;  /* of a torn, never acknowledged tail */
+    uint64_t checkpoint_items; /* in the checkpoint that the log started from; 0: none */
     uint64_t duration_ns;
 } kv_recovery;
 
@@ -171,13 +211,28 @@ kv_status kv_get_many(kv_db *db, const kv_bytes *keys, size_t count, kv_values *
                       kv_error *err) KV_MUST_CHECK;
 void kv_values_release(kv_values *values);
 
-/* Number of visible keys.  Never blocks. */
+/* When the key expires, in ms since 1970; 0: never.  KV_OK or KV_NOTFOUND.  flags: KV_NOWAIT. */
+kv_status kv_get_expiry(kv_db *db, kv_bytes key, unsigned flags, uint64_t *expiry,
+                        kv_error *err) KV_MUST_CHECK;
+
+/* The wall clock that the store goes by, in ms since 1970; the system's when it is closed. */
+uint64_t kv_clock_ms(kv_db *db);
+
+/* Number of visible keys that have not expired.  Does not wait for the disk. */
 kv_status kv_count(kv_db *db, uint64_t *count, kv_error *err) KV_MUST_CHECK;
 
 /* ---- Writing ------------------------------------------------------------------------------ */
 /* flags: KV_NOWAIT (only a memory-only store can do without waiting), KV_SYNC. */
 
 kv_status kv_put(kv_db *db, kv_bytes key, kv_bytes value, unsigned flags, kv_error *err)
+    KV_MUST_CHECK;
+
+/* The same with an expiry (kv_put: never).  One that is past deletes the key. */
+kv_status kv_put_expiring(kv_db *db, kv_bytes key, kv_bytes value, uint64_t expiry,
+                          unsigned flags, kv_error *err) KV_MUST_CHECK;
+
+/* Gives the key another expiry (0: never).  KV_OK, or KV_NOTFOUND when there is no such key. */
+kv_status kv_expire(kv_db *db, kv_bytes key, uint64_t expiry, unsigned flags, kv_error *err)
     KV_MUST_CHECK;
 
 /* KV_OK, or KV_NOTFOUND when there was no such key. */
@@ -199,8 +254,8 @@ kv_status kv_put_absent(kv_db *db, kv_bytes key, kv_bytes value, unsigned flags,
 kv_status kv_replace(kv_db *db, kv_bytes key, kv_bytes value, kv_bytes expected, unsigned flags,
                      kv_error *err) KV_MUST_CHECK;
 
-/* Adds `by` to the decimal integer stored under the key (0 when absent); `*result` is the new
- * value.  KV_ERR_NOTINT, KV_ERR_RANGE: nothing changed. */
+/* Adds `by` to the decimal integer stored under the key (0 when absent), which keeps its expiry;
+ * `*result` is the new value.  KV_ERR_NOTINT, KV_ERR_RANGE: nothing changed. */
 kv_status kv_incr(kv_db *db, kv_bytes key, int64_t by, unsigned flags, int64_t *result,
                   kv_error *err) KV_MUST_CHECK;
 
@@ -215,10 +270,57 @@ kv_status kv_clear(kv_db *db, unsigned flags, kv_error *err) KV_MUST_CHECK;
 /* Everything written so far, by any thread, is on disk when this returns KV_OK. */
 kv_status kv_make_durable(kv_db *db, kv_error *err) KV_MUST_CHECK;
 
+/* ---- Checkpoints and copies --------------------------------------------------------------- */
+
+/* Writes the whole state into one file, from which the next open starts; the log before it is let go.
+ * Readers and writers go on meanwhile.  One at a time: waits for one that is being made, and makes
+ * another.  A failure leaves everything as it was.  `progress` may be NULL. */
+kv_status kv_checkpoint(kv_db *db, kv_progress progress, void *arg, kv_error *err) KV_MUST_CHECK;
+
+/* Everything is in memory when this returns; KV_ERR_CORRUPT when some of it cannot be. */
+kv_status kv_load_all(kv_db *db, kv_progress progress, void *arg, kv_error *err) KV_MUST_CHECK;
+
+/* Makes the new directory `dest` (it must not be there, or be empty) a store with the state of the moment when
+ * the copy ends, while readers and writers go on.  On failure what was made in it is removed. */
+kv_status kv_backup(kv_db *db, const char *dest, kv_progress progress, void *arg, kv_error *err)
+    KV_MUST_CHECK;
+
+/* A problem in a store's files: status, path, offset and message in `problem`; `loss`: what it costs, one
+ * line.  Both borrowed.  False: stop. */
+typedef bool (*kv_problem_visitor)(void *arg, const kv_error *problem, const char *loss);
+
+typedef struct kv_check_options {
+    kv_problem_visitor problem;
+    kv_progress progress; /* may be NULL; bytes read */
+    /* kv_salvage only, may be NULL: a key whose value may be lost or outdated */
+    void (*suspect)(void *arg, kv_bytes key);
+    void *arg;       /* of all three */
+    const kv_os *os; /* NULL: the operating system */
+} kv_check_options;
+
+typedef struct kv_check_summary {
+    uint64_t problems;
+    uint64_t files, bytes;      /* read */
+    uint64_t entries;           /* in the checkpoint */
+    uint64_t frames, records;   /* whole ones, in the log */
+    uint64_t blocks_lost, frames_lost, bytes_lost;
+    uint64_t items;             /* kv_salvage: written into the new store */
+} kv_check_summary;
+
+/* Reads every byte that the store at `path` needs and reports each problem; changes nothing, and takes a
+ * shared lock (KV_ERR_LOCKED when it is open for writing).  KV_OK also when there are problems. */
+kv_status kv_check(const char *path, const kv_check_options *options, kv_check_summary *summary,
+                   kv_error *err) KV_MUST_CHECK;
+
+/* Writes what is provably whole in the store at `path` into `into`, an open and empty one, and reports what is
+ * not as kv_check does.  Later commits are applied even behind a damaged one. */
+kv_status kv_salvage(const char *path, kv_db *into, const kv_check_options *options,
+                     kv_check_summary *summary, kv_error *err) KV_MUST_CHECK;
+
 /* ---- Snapshots ---------------------------------------------------------------------------- */
 
-/* The visible state of this moment, readable until kv_snapshot_destroy, however much is written
- * meanwhile (replaced values are kept for it).  Owned; the handle must outlive it. */
+/* The visible state of this moment, readable until kv_snapshot_destroy, however much is written and
+ * expires meanwhile (one replaced value a key is kept for it).  Owned; the handle must outlive it. */
 kv_status kv_snapshot_create(kv_db *db, kv_snapshot **snapshot, kv_error *err) KV_MUST_CHECK;
 void kv_snapshot_destroy(kv_snapshot *snapshot);
 /* How many keys it has.  Counted when first asked for: a walk over the shards. */
@@ -241,6 +343,10 @@ kv_status kv_cursor_next(kv_cursor *cursor, const kv_item **items, size_t *count
 /* ---- Looking at it ------------------------------------------------------------------------ */
 
 kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) KV_MUST_CHECK;
+
+/* True once for each checkpoint by itself, or by the close of the last handle, that failed: `err` says why.  Never
+ * blocks, and costs no more than a load: to be asked after a write, and after kv_close. */
+bool kv_take_warning(kv_db *db, kv_error *err);
 
 /* What the open of this store found.  Valid after close, too. */
 void kv_get_recovery(const kv_db *db, kv_recovery *recovery);

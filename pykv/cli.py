@@ -1,7 +1,8 @@
 """The `pykv` command.
 
-Exit codes: 0 done; 1 there is no such key (or `demo` found a loss); 2 an error, with one line
-`pykv: ...` on standard error; 130 interrupted; 141 the reader of standard output went away.
+Exit codes: 0 done; 1 there is no such key (or `check` or `repair` found a problem, or `demo` a
+loss); 2 an error, with one line `pykv: ...` on standard error; 130 interrupted; 141 the reader of
+standard output went away.
 
 Keys and values are bytes: those of the arguments are taken as the shell passed them, those
 printed are printed raw. With --json a key or value is a string when it is UTF-8, and otherwise an
@@ -10,21 +11,25 @@ object {"base64": "..."}.
 
 import argparse
 import base64
+import contextlib
 import errno
 import json
 import os
 import sys
+import warnings
 
 import pykv
 
 EXIT_OK, EXIT_MISSING, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
+EXIT_PROBLEM = 1
 
 
 def main(argv=None):
     """Runs one command; gives the exit code. `argv`: the arguments, by default the process's."""
     try:
         arguments = _parser().parse_args(argv)
-        code = arguments.command(arguments)
+        with _warnings_in_one_line():
+            code = arguments.command(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -47,7 +52,7 @@ def _put(arguments):
     if value == b"-":
         value = _binary(sys.stdin).read()
     with pykv.open(arguments.store, sync=arguments.sync) as store:
-        store.put(arguments.key, value)
+        store.put(arguments.key, value, ttl=arguments.ttl)
     return EXIT_OK
 
 
@@ -66,6 +71,31 @@ def _get(arguments):
 def _delete(arguments):
     with pykv.open(arguments.store, create=False) as store:
         found = store.delete(arguments.key)
+    return EXIT_OK if found else _missing(arguments)
+
+
+def _ttl(arguments):
+    with _open_to_read(arguments) as store:
+        try:
+            seconds = store.ttl(arguments.key)
+        except KeyError:
+            return _missing(arguments)
+    if arguments.json:
+        _print_json({"key": _text(arguments.key), "ttl": seconds})
+    else:
+        print("never" if seconds is None else f"{seconds:.3f}")
+    return EXIT_OK
+
+
+def _expire(arguments):
+    with pykv.open(arguments.store, create=False) as store:
+        found = store.expire(arguments.key, arguments.seconds)
+    return EXIT_OK if found else _missing(arguments)
+
+
+def _persist(arguments):
+    with pykv.open(arguments.store, create=False) as store:
+        found = store.persist(arguments.key)
     return EXIT_OK if found else _missing(arguments)
 
 
@@ -92,6 +122,81 @@ def _stats(arguments):
     width = max(map(len, figures))
     for name, value in figures.items():
         print(f"{name:<{width}}  {_figure(value)}")
+    return EXIT_OK
+
+
+def _checkpoint(arguments):
+    with pykv.open(arguments.store, create=False) as store, _progress("checkpoint") as progress:
+        store.checkpoint(progress=progress)
+    return EXIT_OK
+
+
+def _backup(arguments):
+    with _open_to_read(arguments) as store, _progress("backup") as progress:
+        store.backup(arguments.dest, progress=progress)
+    return EXIT_OK
+
+
+def _restore(arguments):
+    with _progress("restore") as progress:
+        pykv.restore(arguments.backup, arguments.dest, progress=progress)
+    return EXIT_OK
+
+
+def _check(arguments):
+    with _progress("check") as progress:
+        report = pykv.check(arguments.store, progress=progress)
+    if arguments.json:
+        _print_json(_report_fields(report))
+    else:
+        _print_problems(report)
+        print(
+            f"{report.problem_count:,} problems; read {report.bytes_read:,} bytes in "
+            f"{report.files:,} files: {report.entries:,} keys in the checkpoint, "
+            f"{report.records:,} records in the log"
+        )
+    return EXIT_OK if report.ok else EXIT_PROBLEM
+
+
+def _repair(arguments):
+    with _progress("repair") as progress:
+        report = pykv.repair(arguments.source, arguments.dest, progress=progress)
+    if arguments.json:
+        suspects = [_text(key) for key in report.suspects]
+        _print_json({**_report_fields(report), "suspects": suspects})
+    else:
+        _print_problems(report)
+        for key in report.suspects:
+            print(_line(f"may be lost or outdated: {os.fsdecode(key)}"))
+        _print_more(report.suspect_count - len(report.suspects), "such keys")
+        print(f"{report.problem_count:,} problems; saved {report.items:,} keys")
+    return EXIT_OK if report.ok else EXIT_PROBLEM
+
+
+def _dump(arguments):
+    to_stdout = arguments.file == "-"
+    on_screen = to_stdout and sys.stdout is not None and sys.stdout.isatty()
+    with _open_to_read(arguments) as store, _progress("dump", not on_screen) as progress:
+        file = _binary(sys.stdout) if to_stdout else arguments.file
+        pykv.dump(store, file, format=arguments.format, progress=progress)
+    return EXIT_OK
+
+
+def _load(arguments):
+    file = _binary(sys.stdin) if arguments.file == "-" else arguments.file
+    with pykv.open(arguments.store) as store, _progress("load") as progress:
+        try:
+            report = pykv.load(store, file, partial=arguments.partial, progress=progress)
+        except pykv.LoadError as error:
+            if error.report is None:
+                raise
+            raise pykv.LoadError(
+                f"{error}; {error.report.items:,} items before it are loaded"
+            ) from None
+    if arguments.json:
+        _print_json(report._asdict())
+    else:
+        print(f"{report.items:,} items loaded, {report.expired:,} had expired")
     return EXIT_OK
 
 
@@ -122,9 +227,10 @@ def _parser():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(command=command)
         for positional in positionals:
-            kind = str if positional == "STORE" else os.fsencode
+            name = positional.strip("[]")
+            optional = {"nargs": "?", "default": "-"} if name != positional else {}
             sub.add_argument(
-                positional.lower(), metavar=positional, type=kind, help=_HELP[positional]
+                name.lower(), metavar=name, type=_KINDS.get(name, str), help=_HELP[name], **optional
             )
         if json_text:
             sub.add_argument("--json", action="store_true", help=json_text)
@@ -138,6 +244,9 @@ def _parser():
         default="always",
         help="open the store in this mode (default: always); closing it syncs in any case",
     )
+    put.add_argument(
+        "--ttl", type=_seconds, metavar="SECONDS", help="let it expire after so many seconds"
+    )
     add("get", _get, "print the value of a key", "STORE", "KEY", json_text=as_json)
     add("delete", _delete, "delete a key", "STORE", "KEY")
     text = "print the keys, one a line, in no particular order"
@@ -145,7 +254,36 @@ def _parser():
     keys.add_argument(
         "--prefix", type=os.fsencode, default=b"", help="only keys that begin with these bytes"
     )
+    text = "print how many seconds a key has left, or never"
+    add("ttl", _ttl, text, "STORE", "KEY", json_text='print JSON; "ttl" is null for never')
+    add("expire", _expire, "let a key expire after so many seconds", "STORE", "KEY", "SECONDS")
+    add("persist", _persist, "let a key never expire", "STORE", "KEY")
     add("stats", _stats, "print figures about a store", "STORE", json_text="print them as JSON")
+
+    text = "write the whole state into one file, from which the next open starts"
+    add("checkpoint", _checkpoint, text, "STORE")
+    add("backup", _backup, "copy a store into a new directory", "STORE", "DEST")
+    text = "check a backup, and copy it into a new directory"
+    add("restore", _restore, text, "BACKUP", "DEST")
+    text = "read all of a store and print each problem; exits with 1 when there are any"
+    add("check", _check, text, "STORE", json_text="print the report as JSON")
+    text = (
+        "write what is whole in a damaged store into a new directory, and print what is lost; "
+        "exits with 1 when there were problems"
+    )
+    add("repair", _repair, text, "SOURCE", "DEST", json_text="print the report as JSON")
+    dump = add("dump", _dump, "write all items to a file, as text", "STORE", "[FILE]")
+    dump.add_argument(
+        "--format",
+        choices=("jsonl", "redis"),
+        default="jsonl",
+        help="JSON Lines, or commands that redis-cli --pipe accepts (default: jsonl)",
+    )
+    text = "put the items of a file, JSON Lines or Redis commands, into a store; all or nothing"
+    load = add("load", _load, text, "STORE", "[FILE]", json_text="print the report as JSON")
+    load.add_argument(
+        "--partial", action="store_true", help="if there is an error, put what stands before it"
+    )
 
     demo = add(
         "demo",
@@ -173,6 +311,11 @@ _HELP = {
     "STORE": "the store's directory",
     "KEY": "the key",
     "VALUE": "the value; - reads it from standard input",
+    "SECONDS": "a number above 0",
+    "DEST": "a new directory, or an empty one",
+    "BACKUP": "the backup's directory",
+    "SOURCE": "the damaged store's directory; it is not changed",
+    "FILE": "the file; - (the default) is the standard stream",
 }
 
 
@@ -182,7 +325,76 @@ def _at_least_1(text):
     return int(text)
 
 
+def _seconds(text):
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+# What arguments are; str if not given here.
+_KINDS = {"KEY": os.fsencode, "VALUE": os.fsencode, "SECONDS": _seconds}
+
+
 # ---- Helpers -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _progress(label, wanted=True):
+    """A progress function that draws a bar when standard error is a terminal; else None."""
+    if not wanted or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from pykv.progress import Progress
+
+    with Progress(label, 1) as bar:
+
+        def update(done, total):
+            bar.total = max(total, 1)
+            bar.update(done)
+
+        yield update
+        bar.done = bar.total
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line():
+    """Shows a CheckpointWarning as the command shows errors."""
+    show = warnings.showwarning
+
+    def show_in_one_line(message, category, *more):
+        if issubclass(category, pykv.CheckpointWarning):
+            _complain(str(message))
+        else:
+            show(message, category, *more)
+
+    warnings.showwarning = show_in_one_line
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
+def _report_fields(report):
+    return {
+        "ok": report.ok,
+        **report._asdict(),
+        "problems": [problem._asdict() for problem in report.problems],
+    }
+
+
+def _print_problems(report):
+    for problem in report.problems:
+        print(_line(str(problem)))
+    _print_more(report.problem_count - len(report.problems), "problems")
+
+
+def _print_more(count, what):
+    if count:
+        print(f"... and {count:,} more {what}")
 
 
 def _open_to_read(arguments):
@@ -212,6 +424,8 @@ def _print_json(thing):
 
 
 def _figure(value):
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -226,10 +440,13 @@ def _describe(error):
     return place + error.strerror
 
 
+def _line(text):
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _complain(text):
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     if sys.stderr is not None:
-        print(f"pykv: {line}", file=sys.stderr)
+        print(f"pykv: {_line(text)}", file=sys.stderr)
 
 
 def _abandon_stdout():

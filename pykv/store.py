@@ -12,12 +12,11 @@ from pykv.batch import Batch
 from pykv.views import StoreItems, StoreKeys, StoreValues
 
 if TYPE_CHECKING:
-    import os
     from types import TracebackType
 
     from typing_extensions import Self
 
-    from pykv.types import BytesLike, GilMode, SyncMode
+    from pykv.types import BytesLike, GilMode, StorePath, SyncMode, WhenFull
 
 
 class Store(_core.Store, MutableMapping[bytes, bytes]):
@@ -33,7 +32,8 @@ class Store(_core.Store, MutableMapping[bytes, bytes]):
         "never"      in the kernel, and on disk when the system likes
 
     A process that is killed loses no write that had returned, in any mode; a power cut takes what
-    was not on disk.  Iteration and `keys()`, `values()`, `items()` show the moment when they were
+    was not on disk.  A key with a time to live is absent from the moment on when it has passed.
+    Iteration and `keys()`, `values()`, `items()` show the moment when they were
     called.  A store that is dropped without close() closes itself with a ResourceWarning (none for
     a store in memory); those that are open when the interpreter exits are closed then.  After a
     fork, every call in the child raises ForkError.
@@ -43,12 +43,17 @@ class Store(_core.Store, MutableMapping[bytes, bytes]):
 
     def __init__(
         self,
-        path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None = None,
+        path: StorePath | None = None,
         *,
         sync: SyncMode = "always",
         sync_interval: float = 0.1,
         read_only: bool = False,
         create: bool = True,
+        preload: bool = False,
+        max_memory: int | None = None,
+        when_full: WhenFull = "refuse",
+        checkpoint_log_min: int = 64 << 20,
+        checkpoint_log_ratio: float | None = 1.0,
         gil: GilMode = "auto",
     ) -> None:
         """As `pykv.open`."""
@@ -58,6 +63,11 @@ class Store(_core.Store, MutableMapping[bytes, bytes]):
             sync_interval=sync_interval,
             read_only=read_only,
             create=create,
+            preload=preload,
+            max_memory=max_memory,
+            when_full=when_full,
+            checkpoint_log_min=checkpoint_log_min,
+            checkpoint_log_ratio=checkpoint_log_ratio,
             gil=gil,
         )
         _open_stores[id(self)] = self
@@ -103,11 +113,12 @@ class Store(_core.Store, MutableMapping[bytes, bytes]):
             self.put_many(other)
 
     def batch(self, *, sync: Literal[True] | None = None) -> Batch:
-        """A context manager that collects puts and deletes and does them in one atomic commit.
+        """A context manager that collects writes and does them in one atomic commit.
 
             with store.batch() as batch:
                 batch["a"] = "1"
                 batch.delete("b")
+                batch.put("c", "3", ttl=60)
 
         Nothing happens before the block ends, nor if it raises.  sync=True: on disk when the block
         is over, whatever the store's mode.  The commit raises what put_many() raises.
@@ -119,12 +130,17 @@ _core._own_methods(Store)
 
 
 def open(
-    path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None = None,
+    path: StorePath | None = None,
     *,
     sync: SyncMode = "always",
     sync_interval: float = 0.1,
     read_only: bool = False,
     create: bool = True,
+    preload: bool = False,
+    max_memory: int | None = None,
+    when_full: WhenFull = "refuse",
+    checkpoint_log_min: int = 64 << 20,
+    checkpoint_log_ratio: float | None = 1.0,
     gil: GilMode = "auto",
 ) -> Store:
     """Opens the store in the directory `path`, or a new one in memory only (None).
@@ -132,18 +148,29 @@ def open(
     sync           when a write that returned is on disk: "always" (before it returns), "interval"
                    (within sync_interval), "never" (when the system likes)
     sync_interval  seconds, above 0; used with sync="interval"
-    read_only      writes raise ReadOnlyError
+    read_only      writes raise ReadOnlyError, and no file is changed
     create         make the store (one directory) when there is none
+    preload        return when everything is in memory (see `Store.preload`)
+    max_memory     bytes that keys, values and what each item takes beside may take in memory
+                   (`stats()["memory_charged"]`); None: no bound
+    when_full      what happens at that bound: "refuse" (a write that needs more raises
+                   MemoryLimitError), "evict" (other keys are deleted, those used least first)
+    checkpoint_log_min, checkpoint_log_ratio
+                   the store makes a checkpoint (see `Store.checkpoint`) when so many bytes of log
+                   came since the last one, and so much of the data's size; it looks when a segment of
+                   the log is full, and at close.  A ratio of None or 0: only when asked for
     gil            "auto": operations that neither wait nor take long keep Python's global lock;
                    "release": every operation gives it up
 
     Finds every write again that was on disk, however the last process ended; `Store.recovery` says
-    what was found.  Takes time in proportion to the log.  The same path opened again in this
-    process is another handle on the same store; the options must then be the same.
+    what was found.  Takes time in proportion to the log since the last checkpoint, however large
+    the store is.  The same path opened again in this process is another handle on the same store;
+    the options must then be the same.
 
     Raises StorageError, an OSError, when it cannot be opened or made; LockedError when another
     process has it open; CorruptionError and VersionError when what is there cannot be read (nothing
-    is changed then); ValueError and TypeError for bad arguments.
+    is changed then; without preload, damage in a part of a checkpoint may show only when that part
+    is read); ValueError and TypeError for bad arguments.
     """
     return Store(
         path,
@@ -151,6 +178,11 @@ def open(
         sync_interval=sync_interval,
         read_only=read_only,
         create=create,
+        preload=preload,
+        max_memory=max_memory,
+        when_full=when_full,
+        checkpoint_log_min=checkpoint_log_min,
+        checkpoint_log_ratio=checkpoint_log_ratio,
         gil=gil,
     )
 

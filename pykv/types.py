@@ -3,6 +3,9 @@
 from typing import TYPE_CHECKING, Literal, Optional, TypedDict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+    from os import PathLike
     from typing import TypeAlias
 
     from typing_extensions import Buffer
@@ -10,8 +13,22 @@ if TYPE_CHECKING:
 BytesLike: "TypeAlias" = "str | Buffer"
 """What a key or a value may be given as: bytes, bytearray, memoryview, ...; a str is its UTF-8."""
 
+StorePath: "TypeAlias" = "str | bytes | PathLike[str] | PathLike[bytes]"
+
 SyncMode: "TypeAlias" = Literal["always", "interval", "never"]
 GilMode: "TypeAlias" = Literal["auto", "release"]
+WhenFull: "TypeAlias" = Literal["refuse", "evict"]
+DumpFormat: "TypeAlias" = Literal["jsonl", "redis"]
+
+Ttl: "TypeAlias" = "int | float | timedelta"
+"""A time to live: seconds, or a timedelta; above 0, rounded up to milliseconds."""
+
+Progress: "TypeAlias" = "Callable[[int, int], object] | None"
+"""Called with (done, total) while a long call works; an exception that it raises ends the call."""
+
+Operation: "TypeAlias" = "bytes | tuple[bytes, int] | int | None"
+"""Of a batch, on one key: put; put with an expiry; another expiry; delete.  An expiry is in ms
+since 1970, 0: never."""
 
 
 class Stats(TypedDict):
@@ -35,6 +52,17 @@ class Stats(TypedDict):
     log_bytes: int  # on disk
     log_segments: int
     failed: bool  # a write or sync failed: writes raise FailedError
+    shards_loaded: int  # of `shards`; the others are in the checkpoint only, so far
+    checkpoints: int  # made since the open, as are checkpoint_failures, expired and evicted
+    checkpoint_lsn: int  # of the last one: the log before it is not needed
+    checkpoint_bytes: int  # its size on disk
+    checkpoint_failures: int
+    checkpoint_error: Optional[str]  # why the last one failed; None when it did not
+    expired: int  # keys that were swept away
+    evicted: int  # keys that were removed for want of memory
+    memory_charged: int  # what max_memory bounds: keys, values, and what an item takes beside
+    max_memory: int  # in bytes; 0: no bound
+    load_error: Optional[str]  # why a part of the checkpoint cannot be read
 
 
 class Recovery(TypedDict):
@@ -48,4 +76,5 @@ class Recovery(TypedDict):
     records: int
     bytes: int
     bytes_cut: int  # of a torn tail that was never acknowledged
+    checkpoint_items: int  # in the checkpoint that the log goes on from; 0: there is none
     seconds: float

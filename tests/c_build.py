@@ -26,6 +26,7 @@ CORE_FOLDERS = ("base", "os", "engine")
 
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
 FLAGS = ["-std=c11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-DKV_DEBUG", "-Icsrc"]
+FLAGS += ["-Wno-missing-field-initializers"]
 FLAGS += ["-Itests/c"]
 if sys.platform != "darwin":
     FLAGS += ["-D_GNU_SOURCE"]

@@ -102,7 +102,7 @@ def test_clear_then_reopen(disk):
 def test_many_segments(disk, rng):
     """Enough to rotate the log several times; every value is there afterwards."""
     model = {}
-    with disk.open() as store:
+    with disk.open(checkpoint_log_ratio=None) as store:  # the log alone
         for i in range(120):
             key = b"%d" % (i % 40)
             store[key] = model[key] = rng.randbytes(400_000)

@@ -34,7 +34,9 @@
     X(KV_ERR_LIMIT,      -11, "a key, a value or a batch is over the limit")                     \
     X(KV_ERR_INVALID,    -12, "an argument is not valid")                                        \
     X(KV_ERR_NOTINT,     -13, "the value is not an integer")                                     \
-    X(KV_ERR_RANGE,      -14, "the result does not fit into 64 bits")
+    X(KV_ERR_RANGE,      -14, "the result does not fit into 64 bits")                            \
+    X(KV_ERR_MEMLIMIT,   -15, "the write would need more memory than max_memory")                \
+    X(KV_ERR_CANCELLED,  -16, "the caller's progress function gave up")
 
 typedef enum kv_status {
 #define X(name, value, text) name = value,

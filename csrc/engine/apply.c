@@ -34,12 +34,26 @@ struct kv_applier {
 
 /* ---- Applying ---------------------------------------------------------------------------------- */
 
+/* The shard that owns the hash, in memory.  It belongs to this thread alone. */
+static kv_status loaded_shard(kv_table *table, uint64_t hash, kv_shard **shard, kv_error *err) {
+    *shard = kv_table_shard(table, hash);
+    if (kv_shard_is_loaded(*shard))
+        return KV_OK;
+    kv_status status = kv_table_lock_loaded(table, hash, false, shard, err);
+    if (status == KV_OK)
+        kv_shard_unlock(*shard);
+    return status;
+}
+
 static kv_status apply_put(kv_table *table, uint64_t hash, const kv_record *r, kv_error *err) {
     kv_place place;
-    kv_entry *new = kv_entry_create(table->entries, hash, r->key, r->value);
+    kv_shard *shard;
+    kv_status loaded = loaded_shard(table, hash, &shard, err);
+    if (loaded < 0)
+        return loaded;
+    kv_entry *new = kv_entry_create_expiring(table->entries, hash, r->key, r->value, r->expiry);
     if (new == NULL)
-        return kv_fail_nomem(err, kv_entry_block_size(r->key.size, r->value.size));
-    kv_shard *shard = kv_table_shard(table, hash);
+        return kv_fail_nomem(err, kv_entry_block_size(r->key.size, r->value.size, r->expiry));
     kv_entry *old = kv_shard_find(shard, hash, r->key, &place);
     if (old != NULL) {
         kv_shard_replace(shard, place, new);
@@ -60,14 +74,27 @@ static kv_status apply_put(kv_table *table, uint64_t hash, const kv_record *r, k
     return KV_OK;
 }
 
-static void apply_delete(kv_table *table, uint64_t hash, const kv_record *r) {
+/* A delete, or another expiry. */
+static kv_status apply_change(kv_table *table, uint64_t hash, const kv_record *r, kv_error *err) {
     kv_place place;
-    kv_shard *shard = kv_table_shard(table, hash);
+    kv_shard *shard;
+    kv_status status = loaded_shard(table, hash, &shard, err);
+    if (status < 0)
+        return status;
     kv_entry *old = kv_shard_find(shard, hash, r->key, &place);
     if (old == NULL)
-        return;
-    kv_shard_remove(shard, hash, place);
+        return KV_OK;
+    if (r->kind == KV_RECORD_DELETE) {
+        kv_shard_remove(shard, hash, place);
+    } else {
+        kv_bytes value = kv_entry_value(old);
+        kv_entry *new = kv_entry_create_expiring(table->entries, hash, r->key, value, r->expiry);
+        if (new == NULL)
+            return kv_fail_nomem(err, kv_entry_block_size(r->key.size, value.size, r->expiry));
+        kv_shard_replace(shard, place, new);
+    }
     kv_entry_release(table->entries, old);
+    return KV_OK;
 }
 
 static kv_status apply_batch(kv_table *table, batch *b, kv_error *err) {
@@ -82,15 +109,11 @@ static kv_status apply_batch(kv_table *table, batch *b, kv_error *err) {
             if (b->records[i].kind == KV_RECORD_PUT)
                 status = apply_put(table, b->hashes[i], &b->records[i], err);
             else
-                apply_delete(table, b->hashes[i], &b->records[i]);
+                status = apply_change(table, b->hashes[i], &b->records[i], err);
         }
     }
     b->count = 0;
     return status;
-}
-
-static void release_entry(void *arg, kv_entry *e) {
-    kv_entry_release(((kv_table *)arg)->entries, e);
 }
 
 static kv_status apply_clear(kv_table *table, kv_error *err) {
@@ -99,11 +122,13 @@ static kv_status apply_clear(kv_table *table, kv_error *err) {
         kv_array empty = kv_array_create(table, 0);
         if (empty == 0)
             return kv_fail_nomem(err, sizeof(kv_bucket));
-        kv_array_visit(kv_shard_array(shard), release_entry, table);
-        kv_array_free(table, kv_shard_array(shard));
+        kv_array_release(table, kv_shard_array(shard));
+        if (!kv_shard_is_loaded(shard))
+            atomic_fetch_sub_explicit(&table->unloaded, 1, memory_order_release);
         atomic_store_explicit(&shard->array, empty, memory_order_relaxed);
         shard->count = 0;
         shard->data_bytes = 0;
+        shard->expiring = 0;
         if (kv_shard_range_last(shard) == UINT64_MAX)
             return KV_OK;
         hash = kv_shard_range_last(shard) + 1;

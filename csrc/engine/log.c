@@ -53,6 +53,8 @@ struct kv_log {
     uint8_t store_id[16];
     kv_log_rollback rollback;
     void *rollback_arg;
+    void (*rotated)(void *arg);
+    void *rotated_arg;
 
     kv_mutex mutex;
     /* guarded by the mutex */
@@ -68,6 +70,10 @@ struct kv_log {
     uint64_t spare_size;
     bool small_frames; /* of late: the next segment is better written full of zeros */
     kv_file spare; /* SPARE_READY */
+    bool spare_recycled;
+    uint64_t recycled_size; /* of recycled.log; 0: there is none */
+    kv_log_segment *segments_list; /* the log's files but the last one, in order */
+    size_t segments_count, segments_capacity;
     bool failed;
     kv_error failure;
 
@@ -249,13 +255,15 @@ static kv_status write_frame(kv_log *log, uint8_t *frame, size_t size, kv_frame_
 }
 
 /* The spare that the keeper made, or one made here and now. */
-static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, kv_error *err) {
+static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, bool *recycled,
+                            kv_error *err) {
     for (;;) {
         LOCK(log);
         spare_state state = atomic_load_explicit(&log->spare_word, memory_order_relaxed);
         bool fits = state == SPARE_READY && log->spare_size >= size;
         if (fits) {
             *spare = log->spare;
+            *recycled = log->spare_recycled;
             log->spare.fd = -1;
         } else if (state == SPARE_READY) {
             kv_file_close(&log->spare);
@@ -269,6 +277,7 @@ static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, kv_error
             break;
         kv_futex_wait(&log->spare_word, SPARE_MAKING, KV_FUTEX_FOREVER);
     }
+    *recycled = false;
     return kv_segment_prepare(spare, log->dir, size, log->small_frames, err);
 }
 
@@ -279,6 +288,24 @@ static uint64_t next_segment_size(const kv_log *log, uint64_t frame_size) {
     return kv_segment_size_for(frame_size, size);
 }
 
+/* Room for one more; only the leader adds. */
+static bool list_make_room(kv_log *log) {
+    LOCK(log);
+    bool fits = log->segments_count < log->segments_capacity;
+    if (!fits) {
+        size_t capacity = log->segments_capacity > 0 ? log->segments_capacity * 2 : 16;
+        kv_log_segment *list =
+            kv_mem_realloc(log->segments_list, capacity * sizeof *log->segments_list);
+        if (list != NULL) {
+            log->segments_list = list;
+            log->segments_capacity = capacity;
+            fits = true;
+        }
+    }
+    UNLOCK(log);
+    return fits;
+}
+
 /* The log goes on in a new segment.  Order: what is written becomes durable; the new segment exists
  * on disk; the old one says so (its end frame).  A crash after the second step leaves a segment without
  * frames behind one without an end: recovery takes both as they are.  After the third, a missing
@@ -287,6 +314,7 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
     kv_file spare = KV_FILE_CLOSED;
     kv_segment next;
     kv_segment_header header = {
+        .version = KV_FORMAT_VERSION,
         .sequence = log->segment.header.sequence + 1,
         .start_lsn = log->write_lsn,
     };
@@ -297,7 +325,9 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
         status = sync_segment(log, err);
     if (status < 0)
         return status;
-    status = take_spare(log, next_segment_size(log, frame_size), &spare, err);
+    if (!list_make_room(log))
+        return kv_fail_nomem(err, (log->segments_capacity + 1) * sizeof *log->segments_list);
+    status = take_spare(log, next_segment_size(log, frame_size), &spare, &header.recycled, err);
     if (status == KV_OK)
         status = kv_file_size(&spare, &header.file_size, err);
     if (status == KV_OK) {
@@ -323,10 +353,19 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
         return KV_ERR_IO;
     }
     kv_file_close(&log->segment.file);
+    LOCK(log);
+    log->segments_list[log->segments_count++] = (kv_log_segment){
+        .sequence = log->segment.header.sequence,
+        .start_lsn = log->segment.header.start_lsn,
+        .file_size = log->segment.header.file_size,
+    };
     log->segment = next;
+    UNLOCK(log);
     log->segment.file.dir = log->dir;
     atomic_fetch_add_explicit(&log->segments, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&log->log_bytes, header.file_size, memory_order_relaxed);
+    if (log->rotated != NULL)
+        log->rotated(log->rotated_arg);
     return KV_OK;
 }
 
@@ -353,7 +392,10 @@ static kv_status flush(kv_log *log, kv_group *g, bool *for_good, kv_error *err) 
         uint64_t frame_size = kv_frame_size(g->size - KV_FRAME_HEADER_SIZE);
         size_t done = 0;
         assert(g->start_lsn == log->write_lsn);
-        if (frame_size > room_left(log))
+        /* A segment of an older format may be read by an older pykv: it gets no newer records. */
+        bool older = log->segment.header.version != KV_FORMAT_VERSION &&
+                     g->kind == KV_FRAME_COMMITS;
+        if (frame_size > room_left(log) || older)
             status = rotate(log, frame_size, err);
         if (status == KV_OK)
             status = write_frame(log, g->buffer, g->size, g->kind, g->commits, &done, err);
@@ -508,6 +550,12 @@ static void lead_locked(kv_log *log) {
         wake_keeper(log);
 }
 
+void kv_log_forget(kv_ticket *ticket) {
+    if (ticket->group != NULL)
+        group_release(ticket->group);
+    ticket->group = NULL;
+}
+
 kv_status kv_log_wait(kv_log *log, kv_ticket *ticket, kv_error *err) {
     kv_group *g = ticket->group;
     if (g == NULL)
@@ -631,7 +679,74 @@ void kv_log_get_stats(kv_log *log, kv_log_stats *stats) {
     UNLOCK(log);
 }
 
+/* ---- Letting go of old segments --------------------------------------------------------------------- */
+
+uint64_t kv_log_segment_of(kv_log *log, uint64_t lsn, uint64_t *log_bytes) {
+    LOCK(log);
+    uint64_t sequence = log->segment.header.sequence;
+    *log_bytes = log->segment.header.start_lsn < lsn ? lsn - log->segment.header.start_lsn : 0;
+    if (log->segment.header.start_lsn > lsn) {
+        for (size_t i = 0; i < log->segments_count; i++)
+            if (log->segments_list[i].start_lsn <= lsn)
+                sequence = log->segments_list[i].sequence;
+    }
+    UNLOCK(log);
+    return sequence;
+}
+
+/* One file goes: it becomes recycled.log when there is none and it has the size of those to come. */
+static bool let_go(kv_log *log, const kv_log_segment *old) {
+    char name[sizeof log->spare.name];
+    kv_segment_name(old->sequence, name);
+    LOCK(log);
+    bool recycle = log->recycled_size == 0 && !log->closing &&
+                   old->file_size == kv_segment_size_for(0, log->options->segment_size_max);
+    UNLOCK(log);
+    if (!recycle)
+        return kv_dir_unlink(log->dir, name, NULL) >= 0;
+    if (kv_dir_rename(log->dir, name, KV_SEGMENT_RECYCLED, NULL) < 0)
+        return false;
+    LOCK(log);
+    log->recycled_size = old->file_size;
+    UNLOCK(log);
+    return true;
+}
+
+void kv_log_drop_before(kv_log *log, uint64_t sequence) {
+    for (;;) {
+        kv_log_segment oldest = {0};
+        LOCK(log);
+        if (log->segments_count > 0)
+            oldest = log->segments_list[0];
+        UNLOCK(log);
+        /* Oldest first.  What a crash brings back of them is not needed, and removed by the next open. */
+        if (oldest.sequence == 0 || oldest.sequence >= sequence || !let_go(log, &oldest))
+            return;
+        LOCK(log);
+        memmove(log->segments_list, log->segments_list + 1,
+                --log->segments_count * sizeof *log->segments_list);
+        UNLOCK(log);
+        atomic_fetch_sub_explicit(&log->segments, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&log->log_bytes, oldest.file_size, memory_order_relaxed);
+    }
+}
+
 /* ---- The keeper -------------------------------------------------------------------------------------- */
+
+/* Makes the spare of the recycled file, when there is one of at least that size.  The name stays taken until it
+ * has been renamed: another file of that name (let_go) would be renamed in the place of the one that is open. */
+static bool use_recycled(kv_log *log, uint64_t size, kv_file *spare) {
+    LOCK(log);
+    bool fits = log->recycled_size >= size;
+    UNLOCK(log);
+    if (!fits)
+        return false;
+    bool made = kv_segment_prepare_recycled(spare, log->dir, NULL) == KV_OK;
+    LOCK(log);
+    log->recycled_size = 0;
+    UNLOCK(log);
+    return made;
+}
 
 static void make_spare(kv_log *log) {
     LOCK(log);
@@ -646,10 +761,12 @@ static void make_spare(kv_log *log) {
         return;
     kv_file spare;
     /* A failure is not reported here: whoever needs the segment tries again, and reports. */
-    bool made = kv_segment_prepare(&spare, log->dir, size, written, NULL) == KV_OK;
+    bool recycled = use_recycled(log, size, &spare);
+    bool made = recycled || kv_segment_prepare(&spare, log->dir, size, written, NULL) == KV_OK;
     LOCK(log);
     if (made)
         log->spare = spare;
+    log->spare_recycled = recycled;
     atomic_store_explicit(&log->spare_word, made ? SPARE_READY : SPARE_NONE,
                           memory_order_relaxed);
     UNLOCK(log);
@@ -745,19 +862,33 @@ kv_status kv_log_create(const kv_log_start *start, kv_log **out, kv_error *err) 
     log->options = start->options;
     log->rollback = start->rollback;
     log->rollback_arg = start->rollback_arg;
+    log->rotated = start->rotated;
+    log->rotated_arg = start->rotated_arg;
     log->segment = start->segment;
     log->segment.file.dir = start->dir;
     memcpy(log->store_id, start->segment.header.store_id, sizeof log->store_id);
     log->next_lsn = log->write_lsn = start->lsn;
     log->committed = log->durable = start->lsn;
     log->entries = start->entries;
-    log->segments = start->segments;
-    log->log_bytes = start->log_bytes;
+    log->segments = start->older_count + 1;
+    log->log_bytes = start->segment.header.file_size;
+    log->segments_list = kv_mem_alloc((start->older_count + 1) * sizeof *log->segments_list);
+    if (log->segments_list == NULL) {
+        kv_mem_free(log);
+        return kv_fail_nomem(err, (start->older_count + 1) * sizeof *start->older);
+    }
+    log->segments_count = start->older_count;
+    log->segments_capacity = start->older_count + 1;
+    for (size_t i = 0; i < start->older_count; i++) {
+        log->segments_list[i] = start->older[i];
+        log->log_bytes += start->older[i].file_size;
+    }
     log->unmarked = start->unmarked;
     log->spare.fd = -1;
     log->small_frames = true;
     int error = keeper_start(log);
     if (error != 0) {
+        kv_mem_free(log->segments_list);
         kv_mem_free(log);
         return kv_fail_sys(err, error, start->dir->path, "cannot start the keeper thread");
     }
@@ -786,7 +917,10 @@ void kv_log_destroy(kv_log *log) {
         kv_file_close(&log->spare);
         (void)!kv_dir_unlink(log->dir, KV_SEGMENT_SPARE, NULL);
     }
+    if (log->recycled_size > 0)
+        (void)!kv_dir_unlink(log->dir, KV_SEGMENT_RECYCLED, NULL);
     kv_file_close(&log->segment.file);
+    kv_mem_free(log->segments_list);
     kv_mem_free(log->kept_buffer);
     kv_mem_free(log);
 }

@@ -37,17 +37,24 @@ typedef struct kv_ticket {
 /* Undoes in memory every change above `lsn`.  Called by the leader without the log's lock. */
 typedef kv_status (*kv_log_rollback)(void *arg, uint64_t lsn, kv_error *err);
 
+/* A file of the log. */
+typedef struct kv_log_segment {
+    uint64_t sequence, start_lsn, file_size;
+} kv_log_segment;
+
 typedef struct kv_log_start {
     const kv_dir *dir;        /* borrowed; outlives the log */
     const kv_options *options; /* borrowed; outlives the log */
     kv_segment segment;       /* taken: the one to go on in */
     uint64_t lsn;             /* where to go on; all below is on disk */
     uint64_t entries;         /* how many keys there are at that point */
-    uint64_t segments;        /* how many there are ... */
-    uint64_t log_bytes;       /* ... and their size in bytes */
+    const kv_log_segment *older; /* the segments before it, in order; copied */
+    size_t older_count;
     bool unmarked;            /* the last frames are not yet marked as durable */
     kv_log_rollback rollback;
     void *rollback_arg;
+    void (*rotated)(void *arg); /* called by the leader, without locks, when a segment is full */
+    void *rotated_arg;
 } kv_log_start;
 
 typedef struct kv_log_stats {
@@ -84,10 +91,20 @@ kv_status kv_log_attach(kv_log *log, uint64_t lsn, kv_ticket *ticket, kv_error *
 /* Waits until the ticket's group is flushed (leading, if need be), and ends the ticket. */
 kv_status kv_log_wait(kv_log *log, kv_ticket *ticket, kv_error *err) KV_MUST_CHECK;
 
+/* Ends a ticket without waiting: somebody else will, for a later one. */
+void kv_log_forget(kv_ticket *ticket);
+
 /* Waits until what is in flight now has been flushed, or undone.  No locks may be held. */
 void kv_log_pause(kv_log *log);
 /* Whether that is worth calling. */
 bool kv_log_is_full(kv_log *log);
+
+/* The segment in which the frame at `lsn` stands, or would; *log_bytes: from that segment's start. */
+uint64_t kv_log_segment_of(kv_log *log, uint64_t lsn, uint64_t *log_bytes);
+
+/* The segments before that one are not needed any more, and this is on disk: removes them, but keeps one to be
+ * written over. */
+void kv_log_drop_before(kv_log *log, uint64_t sequence);
 
 kv_status kv_log_make_durable(kv_log *log, kv_error *err) KV_MUST_CHECK;
 

@@ -13,8 +13,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "../base/mem.h"
 #include "recover.h"
 #include "store.h"
+#include "worker.h"
 
 #define LOCK_FILE "LOCK"
 #define STORE_FILE_NEW "STORE.tmp"
@@ -72,17 +74,24 @@ static kv_status lock_directory(kv_store *store, kv_error *err) {
 /* Writes our process id into it, for others to name us.  `*before`: what it held. */
 static kv_status sign_lock(kv_store *store, lock_text *before, kv_error *err) {
     lock_text mine;
+    uint64_t size;
     if (store->options.read_only)
         return KV_OK;
     kv_status status = read_lock(&store->lock_file, before, err);
+    if (status == KV_OK)
+        status = kv_file_size(&store->lock_file, &size, err);
     if (status < 0)
         return status;
+    /* Somebody else's file got this name: it does for the lock, and is not written to. */
+    store->lock_unsigned = size >= sizeof before->bytes;
+    if (store->lock_unsigned)
+        return KV_OK;
     mine.size = (size_t)snprintf(mine.bytes, sizeof mine.bytes, "%lld\n", (long long)getpid());
     return write_lock(&store->lock_file, &mine, err);
 }
 
 static void unsign_lock(kv_store *store, const lock_text *content) {
-    if (store->lock_file.fd >= 0 && !store->options.read_only)
+    if (store->lock_file.fd >= 0 && !store->options.read_only && !store->lock_unsigned)
         (void)!write_lock(&store->lock_file, content, NULL); /* for people; the lock is not in it */
 }
 
@@ -97,14 +106,18 @@ typedef struct contents {
     bool store_file;
     uint64_t segments;
     uint64_t segment_max;
+    uint64_t checkpoint; /* sequence of the newest one; 0: there is none */
     bool lock_file;
     bool foreign; /* a file that is none of a store's */
 } contents;
 
 static bool note_name(void *arg, const char *name) {
     contents *c = arg;
-    uint64_t sequence = kv_segment_sequence(name);
-    if (sequence != 0) {
+    uint64_t sequence = kv_segment_sequence(name), checkpoint = kv_checkpoint_sequence(name);
+    if (checkpoint != 0) {
+        if (checkpoint > c->checkpoint)
+            c->checkpoint = checkpoint;
+    } else if (sequence != 0) {
         c->segments++;
         if (sequence > c->segment_max)
             c->segment_max = sequence;
@@ -113,6 +126,7 @@ static bool note_name(void *arg, const char *name) {
     } else if (strcmp(name, LOCK_FILE) == 0) {
         c->lock_file = true;
     } else if (strcmp(name, STORE_FILE_NEW) != 0 && strcmp(name, KV_SEGMENT_SPARE) != 0 &&
+               strcmp(name, KV_SEGMENT_RECYCLED) != 0 && strcmp(name, KV_CHECKPOINT_NEW) != 0 &&
                strcmp(name, KV_TORN_FILE) != 0) {
         c->foreign = true;
     }
@@ -160,7 +174,7 @@ static kv_status lock_is_foreign(const kv_dir *dir, bool *foreign, kv_error *err
 /* A directory without STORE may become a store when nothing in it could be lost. */
 static kv_status check_may_create(kv_store *store, const contents *c, kv_error *err) {
     char path[KV_ERROR_PATH_SIZE];
-    bool used = c->segments > 1 || c->segment_max > 1;
+    bool used = c->segments > 1 || c->segment_max > 1 || c->checkpoint > 0;
     if (c->segments == 1 && !used) {
         kv_status status = first_segment_used(&store->dir, &used, err);
         if (status < 0)
@@ -190,7 +204,7 @@ static kv_status draw_random(const kv_dir *dir, void *bytes, size_t size, kv_err
     return result < 0 ? kv_fail_sys(err, -result, dir->path, "cannot draw random bytes") : KV_OK;
 }
 
-static kv_status write_identity(const kv_dir *dir, const kv_identity *identity, kv_error *err) {
+kv_status kv_store_write_identity(const kv_dir *dir, const kv_identity *identity, kv_error *err) {
     uint8_t bytes[KV_STORE_FILE_SIZE];
     kv_file file;
     kv_identity_encode(identity, bytes);
@@ -213,7 +227,7 @@ static kv_status write_identity(const kv_dir *dir, const kv_identity *identity, 
 static kv_status create_files(kv_store *store, kv_identity *identity, kv_recovered *recovered,
                               kv_error *err) {
     kv_file spare = KV_FILE_CLOSED;
-    kv_segment_header header = {.sequence = 1};
+    kv_segment_header header = {.version = KV_FORMAT_VERSION, .sequence = 1};
     kv_status status = draw_random(&store->dir, identity, sizeof *identity, err);
     if (status == KV_OK)
         status = draw_random(&store->dir, &header.salt, sizeof header.salt, err);
@@ -227,11 +241,9 @@ static kv_status create_files(kv_store *store, kv_identity *identity, kv_recover
     status = kv_segment_begin(&recovered->segment, &spare, &header, err);
     if (status < 0)
         return status;
-    recovered->segments = 1;
-    recovered->log_bytes = header.file_size;
     store->recovery.created = store->recovery.clean = true;
     store->recovery.segments = 1;
-    status = write_identity(&store->dir, identity, err);
+    status = kv_store_write_identity(&store->dir, identity, err);
     if (status < 0)
         kv_file_close(&recovered->segment.file);
     return status;
@@ -253,25 +265,82 @@ static kv_status read_identity(const kv_dir *dir, kv_identity *identity, kv_erro
     return status == KV_OK ? kv_identity_decode(identity, bytes, got, path, err) : status;
 }
 
-/* Files that a crash left half made. */
-static kv_status remove_leftovers(const kv_dir *dir, kv_error *err) {
-    kv_status status = kv_dir_unlink(dir, KV_SEGMENT_SPARE, err);
-    if (status >= 0)
-        status = kv_dir_unlink(dir, STORE_FILE_NEW, err);
-    return status < 0 ? status : KV_OK;
+typedef struct leftovers {
+    const kv_dir *dir;
+    uint64_t sequence; /* segments and checkpoints before that one are not needed */
+    uint64_t oldest_segment, oldest_checkpoint;
+} leftovers;
+
+static bool find_leftovers(void *arg, const char *name) {
+    leftovers *l = arg;
+    uint64_t segment = kv_segment_sequence(name), checkpoint = kv_checkpoint_sequence(name);
+    if (segment != 0 && segment < l->oldest_segment)
+        l->oldest_segment = segment;
+    if (checkpoint != 0 && checkpoint < l->oldest_checkpoint)
+        l->oldest_checkpoint = checkpoint;
+    return true;
+}
+
+/* Files that a crash left half made, or left behind when a checkpoint had made them useless. */
+static kv_status remove_leftovers(const kv_dir *dir, uint64_t sequence, kv_error *err) {
+    static const char *const scrap[] = {KV_SEGMENT_SPARE, KV_SEGMENT_RECYCLED, STORE_FILE_NEW,
+                                        KV_CHECKPOINT_NEW};
+    for (size_t i = 0; i < sizeof scrap / sizeof scrap[0]; i++) {
+        kv_status status = kv_dir_unlink(dir, scrap[i], err);
+        if (status < 0)
+            return status;
+    }
+    for (;;) {
+        char name[64];
+        leftovers l = {dir, sequence, sequence, sequence};
+        int result = dir->os->dir_list(dir->os->ctx, dir->fd, find_leftovers, &l);
+        if (result < 0)
+            return kv_fail_sys(err, -result, dir->path, "cannot list the directory");
+        if (l.oldest_checkpoint < sequence)
+            kv_checkpoint_name(l.oldest_checkpoint, name);
+        else if (l.oldest_segment < sequence)
+            kv_segment_name(l.oldest_segment, name);
+        else
+            return KV_OK;
+        kv_status status = kv_dir_unlink(dir, name, err);
+        if (status < 0)
+            return status;
+    }
+}
+
+static bool remove_name(void *arg, const char *name) {
+    (void)!kv_dir_unlink(arg, name, NULL);
+    return true;
+}
+
+void kv_store_remove_files(kv_dir *dir) {
+    (void)!dir->os->dir_list(dir->os->ctx, dir->fd, remove_name, dir);
 }
 
 /* ---- Opening ---------------------------------------------------------------------------------------- */
 
-static uint64_t count_entries(kv_table *table) {
-    uint64_t entries = 0;
+/* One walk over the table that was read: how many entries there are, the earliest expiry, and what counts
+ * against max_memory. */
+static uint64_t look_at_shards(kv_store *store) {
+    uint64_t entries = 0, charged = 0, next_expiry = KV_NO_EXPIRY;
     for (uint64_t hash = 0;;) {
-        kv_shard *shard = kv_table_shard(table, hash);
+        const kv_shard *shard = kv_table_shard(&store->table, hash);
         entries += shard->count;
+        charged += kv_shard_charge(shard);
+        if (shard->expiring > 0 && shard->next_expiry < next_expiry)
+            next_expiry = shard->next_expiry;
         if (kv_shard_range_last(shard) == UINT64_MAX)
-            return entries;
+            break;
         hash = kv_shard_range_last(shard) + 1;
     }
+    atomic_store(&store->next_expiry, next_expiry);
+    atomic_store(&store->charged, charged);
+    return entries;
+}
+
+/* The log has grown: a checkpoint may be due. */
+static void rotated(void *arg) {
+    kv_worker_wake(arg);
 }
 
 static kv_status start_log(kv_store *store, kv_recovered *recovered, kv_error *err) {
@@ -280,12 +349,14 @@ static kv_status start_log(kv_store *store, kv_recovered *recovered, kv_error *e
         .options = &store->options,
         .segment = recovered->segment,
         .lsn = recovered->lsn,
-        .entries = count_entries(&store->table),
-        .segments = recovered->segments,
-        .log_bytes = recovered->log_bytes,
+        .entries = look_at_shards(store),
+        .older = recovered->older,
+        .older_count = recovered->older_count,
         .unmarked = !store->recovery.clean,
         .rollback = kv_store_rollback,
         .rollback_arg = store,
+        .rotated = rotated,
+        .rotated_arg = store,
     };
     return kv_log_create(&start, &store->log, err);
 }
@@ -296,50 +367,78 @@ static kv_status look(kv_store *store, contents *c, kv_error *err) {
     return status == KV_OK && !c->store_file ? check_may_create(store, c, err) : status;
 }
 
+/* The table as the newest checkpoint has it (its shards are still to be loaded), or an empty one. */
+static kv_status start_table(kv_store *store, const contents *contents, kv_error *err) {
+    if (contents->checkpoint == 0)
+        return kv_table_init(&store->table, store->who.hash_key, err);
+    kv_status status = kv_checkpoint_open(&store->checkpoint, &store->dir, contents->checkpoint,
+                                          store->who.store_id, err);
+    if (status == KV_OK)
+        status = kv_checkpoint_init_table(store->checkpoint, &store->table, store->who.hash_key, err);
+    if (status < 0)
+        return status;
+    store->recovery.checkpoint_items = store->checkpoint->footer.entries;
+    store->checkpoint_lsn = store->checkpoint->header.lsn;
+    store->checkpoint_bytes = store->checkpoint->file_size;
+    /* Now, while nothing has been changed yet: a damaged block refuses the open. */
+    return store->options.preload ? kv_store_load_all(store, NULL, NULL, NULL, err) : KV_OK;
+}
+
 /* Everything behind the lock. */
 static kv_status open_signed(kv_store *store, const contents *contents, kv_error *err) {
-    kv_identity identity;
     kv_recovered recovered = {.segment.file = KV_FILE_CLOSED};
     kv_status status = KV_OK;
+    uint64_t sequence = contents->checkpoint != 0 ? contents->checkpoint : 1;
     /* A process that was killed may have renamed a file without having synced the directory: nothing may
      * be promised on a name that is in the page cache only. */
     if (contents->store_file && !store->options.read_only)
         status = kv_dir_sync(&store->dir, err);
     if (status == KV_OK)
-        status = contents->store_file ? read_identity(&store->dir, &identity, err)
-                              : create_files(store, &identity, &recovered, err);
+        status = contents->store_file ? read_identity(&store->dir, &store->who, err)
+                                      : create_files(store, &store->who, &recovered, err);
     if (status < 0)
         return status;
-    memcpy(store->store_id, identity.store_id, sizeof store->store_id);
-    status = kv_table_init(&store->table, identity.hash_key, err);
+    status = start_table(store, contents, err);
     if (status < 0)
         goto out;
     if (contents->store_file) {
         kv_pool_set_exclusive(store->table.entries, true);
-        status = kv_recover(&store->dir, identity.store_id, &store->table,
-                            store->options.read_only, &recovered, &store->recovery, err);
+        status = kv_recover(&store->dir, store->who.store_id, sequence, store->checkpoint_lsn,
+                            &store->table, store->options.read_only, &recovered,
+                            &store->recovery, err);
         kv_pool_set_exclusive(store->table.entries, false);
     }
     if (status == KV_OK && store->options.read_only) {
-        store->memory_entries = count_entries(&store->table);
+        store->memory_entries = look_at_shards(store);
     } else if (status == KV_OK) {
-        status = remove_leftovers(&store->dir, err);
+        status = remove_leftovers(&store->dir, sequence, err);
         if (status == KV_OK)
             status = start_log(store, &recovered, err);
         if (status == KV_OK)
-            return KV_OK;
+            recovered.segment.file.fd = -1; /* the log's */
     }
-    if (status < 0)
-        kv_table_fini(&store->table);
 out:
+    if (status < 0) {
+        kv_table_fini(&store->table);
+        kv_checkpoint_destroy(store->checkpoint);
+        store->checkpoint = NULL;
+    }
     kv_file_close(&recovered.segment.file);
+    kv_mem_free(recovered.older);
     return status;
+}
+
+/* What any store begins with. */
+static void set_up(kv_store *store) {
+    store->oldest_snapshot = store->walk_lsn = KV_NO_SNAPSHOT;
+    store->next_expiry = KV_NO_EXPIRY;
+    store->evicts = kv_store_is_bounded(store) && store->options.when_full == KV_FULL_EVICT;
 }
 
 kv_status kv_store_open_directory(kv_store *store, kv_error *err) {
     lock_text before = {0};
     contents c;
-    store->oldest_snapshot = KV_NO_SNAPSHOT;
+    set_up(store);
     /* A look before the lock, so that a directory that is none of ours does not get a LOCK; then one
      * that counts. */
     kv_status status = look(store, &c, err);
@@ -355,29 +454,38 @@ kv_status kv_store_open_directory(kv_store *store, kv_error *err) {
         if (status < 0)
             unsign_lock(store, &before);
     }
-    if (status < 0)
+    if (status < 0) {
         unlock_directory(store);
-    return status;
+        return status;
+    }
+    kv_worker_start(store);
+    return KV_OK;
 }
 
 kv_status kv_store_open_memory(kv_store *store, kv_error *err) {
-    kv_siphash_key key;
+    kv_siphash_key *key = &store->who.hash_key; /* a backup needs it */
     const kv_os *os = store->options.os;
-    store->oldest_snapshot = KV_NO_SNAPSHOT;
-    int result = os->random(os->ctx, &key, sizeof key);
+    set_up(store);
+    int result = os->random(os->ctx, key, sizeof *key);
     if (result < 0)
         return kv_fail_sys(err, -result, "", "cannot draw random bytes");
     store->recovery.created = store->recovery.clean = true;
-    return kv_table_init(&store->table, key, err);
+    return kv_table_init(&store->table, *key, err);
 }
 
 kv_status kv_store_close(kv_store *store, kv_error *err) {
     static const lock_text nobody;
     kv_status status = KV_OK;
-    if (store->log != NULL)
+    kv_worker_stop(store);
+    if (store->log != NULL) {
+        /* A checkpoint now costs less than replaying the log at the next open would.  Its failure is no loss. */
+        if (kv_store_checkpoint_is_due(store, true))
+            (void)!kv_store_checkpoint(store, NULL, NULL, NULL);
         status = kv_log_close(store->log, err);
+    }
     kv_log_destroy(store->log);
     kv_table_fini(&store->table);
+    kv_checkpoint_destroy(store->checkpoint);
     if (store->dir.fd >= 0) {
         unsign_lock(store, &nobody);
         unlock_directory(store);

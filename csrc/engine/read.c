@@ -4,6 +4,7 @@
  * that were pruned meanwhile were at or below it, and what the undo list still holds leads back to it.
  */
 #include "../base/mem.h"
+#include "evict.h"
 #include "snapshot.h"
 #include "store.h"
 
@@ -18,16 +19,13 @@
 static kv_entry *find_visible(kv_store *store, const kv_shard *shard, uint64_t hash,
                               kv_bytes key) {
     kv_place place;
-    kv_entry *newest = kv_shard_find(shard, hash, key, &place);
-    if (shard->undo == NULL)
-        return newest; /* all its changes have been visible before they were pruned */
-    return kv_undo_look_behind(shard, hash, key, kv_store_visible(store), newest);
-}
-
-/* The shard that owns the hash, locked; NULL under KV_NOWAIT when it is taken. */
-static inline kv_shard *lock_for(kv_store *store, uint64_t hash, unsigned flags) {
-    return flags & KV_NOWAIT ? kv_table_try_lock(&store->table, hash)
-                             : kv_table_lock(&store->table, hash);
+    kv_entry *e = kv_shard_find(shard, hash, key, &place);
+    if (shard->undo != NULL) /* else all its changes have been visible before they were pruned */
+        e = kv_undo_look_behind(shard, hash, key, kv_store_visible(store), e);
+    e = kv_store_alive(store, e);
+    if (store->evicts && e != NULL)
+        kv_evict_note_use(e);
+    return e;
 }
 
 kv_status kv_get(kv_db *db, kv_bytes key, unsigned flags, kv_value *value, kv_error *err) {
@@ -39,11 +37,10 @@ kv_status kv_get(kv_db *db, kv_bytes key, unsigned flags, kv_value *value, kv_er
         goto out;
     kv_store *store = db->store;
     uint64_t hash = kv_table_hash(&store->table, key);
-    kv_shard *shard = lock_for(store, hash, flags);
-    if (shard == NULL) {
-        status = KV_BUSY;
+    kv_shard *shard;
+    status = kv_table_lock_loaded(&store->table, hash, (flags & KV_NOWAIT) != 0, &shard, err);
+    if (status != KV_OK)
         goto out;
-    }
     kv_entry *e = find_visible(store, shard, hash, key);
     if (e != NULL)
         kv_value_set(store, e, flags, value);
@@ -59,7 +56,7 @@ void kv_value_release(kv_value *value) {
     kv_entry *e = value->pin;
     if (e == NULL)
         return;
-    kv_pool *pool = kv_pool_of(e, kv_entry_block_size(e->key_size, e->value_size));
+    kv_pool *pool = kv_pool_of(e, kv_entry_size(e));
     value->pin = NULL;
     kv_entry_release(pool, e);
     kv_pool_release(pool);
@@ -79,16 +76,48 @@ kv_status kv_contains(kv_db *db, kv_bytes key, unsigned flags, kv_error *err) {
     if (status < 0)
         goto out;
     uint64_t hash = kv_table_hash(&db->store->table, key);
-    kv_shard *shard = lock_for(db->store, hash, flags);
-    if (shard == NULL) {
-        status = KV_BUSY;
+    kv_shard *shard;
+    status = kv_table_lock_loaded(&db->store->table, hash, (flags & KV_NOWAIT) != 0, &shard, err);
+    if (status != KV_OK)
         goto out;
-    }
     status = find_visible(db->store, shard, hash, key) != NULL ? KV_OK : KV_NOTFOUND;
     kv_shard_unlock(shard);
 out:
     kv_db_leave(db);
     return status;
+}
+
+kv_status kv_get_expiry(kv_db *db, kv_bytes key, unsigned flags, uint64_t *expiry,
+                        kv_error *err) {
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    status = kv_check_key(key, err);
+    if (status < 0)
+        goto out;
+    uint64_t hash = kv_table_hash(&db->store->table, key);
+    kv_shard *shard;
+    status = kv_table_lock_loaded(&db->store->table, hash, (flags & KV_NOWAIT) != 0, &shard, err);
+    if (status != KV_OK)
+        goto out;
+    const kv_entry *e = find_visible(db->store, shard, hash, key);
+    if (e != NULL)
+        *expiry = kv_entry_expiry(e);
+    else
+        status = KV_NOTFOUND;
+    kv_shard_unlock(shard);
+out:
+    kv_db_leave(db);
+    return status;
+}
+
+uint64_t kv_clock_ms(kv_db *db) {
+    const kv_os *os = &kv_os_posix;
+    if (kv_db_enter(db, NULL) == KV_OK) {
+        os = db->store->options.os;
+        kv_db_leave(db);
+    }
+    return kv_os_clock_ms(os);
 }
 
 kv_status kv_count(kv_db *db, uint64_t *count, kv_error *err) {
@@ -99,8 +128,14 @@ kv_status kv_count(kv_db *db, uint64_t *count, kv_error *err) {
     *count = store->log != NULL
                  ? kv_log_entries(store->log)
                  : atomic_load_explicit(&store->memory_entries, memory_order_relaxed);
+    uint64_t next_expiry = atomic_load(&store->next_expiry), now_ms;
+    if (next_expiry != KV_NO_EXPIRY && next_expiry <= (now_ms = kv_store_now(store))) {
+        uint64_t expired = 0;
+        status = kv_store_count_expired(store, kv_store_visible(store), now_ms, &expired, err);
+        *count = expired < *count ? *count - expired : 0; /* others may write between the two */
+    }
     kv_db_leave(db);
-    return KV_OK;
+    return status;
 }
 
 /* ---- Many keys ---------------------------------------------------------------------------------- */
@@ -187,20 +222,34 @@ static bool many_add(many *m, kv_entry *e, struct kv_item_value *item) {
     return true;
 }
 
-/* One key at `lsn`, its memory fetched before.  KV_BUSY: the shard cannot tell that state any more. */
+/* What moment a get_many answers for. */
+typedef struct moment {
+    uint64_t lsn;
+    uint64_t now_ms;
+    bool registered; /* a snapshot keeps it readable */
+} moment;
+
+/* One key, its memory fetched before.  KV_BUSY: the shard cannot tell that state any more. */
 static kv_status many_one(many *m, kv_store *store, kv_shard *shard, uint64_t hash, kv_bytes key,
-                          uint64_t lsn, struct kv_item_value *item, kv_error *err) {
+                          const moment *at, struct kv_item_value *item, kv_error *err) {
     kv_status status = KV_OK;
     kv_mutex_lock(&shard->mutex, KV_RANK_SHARD);
-    if (!kv_shard_owns(shard, hash)) { /* it was split since */
+    if (!kv_shard_owns(shard, hash) || !kv_shard_is_loaded(shard)) { /* it was split since */
         kv_shard_unlock(shard);
-        shard = kv_table_lock(&store->table, hash);
+        status = kv_table_lock_loaded(&store->table, hash, false, &shard, err);
+        if (status < 0)
+            return status;
     }
     *item = (struct kv_item_value){0};
-    if (shard->last_lsn > lsn && shard->pruned_lsn > lsn) {
+    if (shard->last_lsn > at->lsn && !at->registered &&
+        (shard->pruned_lsn > at->lsn || shard->merged_lsn > at->lsn)) {
         status = KV_BUSY;
     } else {
-        kv_entry *e = kv_shard_find_at(shard, hash, key, lsn);
+        kv_entry *e = kv_shard_find_at(shard, hash, key, at->lsn);
+        if (e != NULL && kv_entry_is_expired(e, at->now_ms))
+            e = NULL;
+        if (store->evicts && e != NULL)
+            kv_evict_note_use(e);
         if (e != NULL && !many_add(m, e, item))
             status = kv_fail_nomem(err, kv_entry_value(e).size);
     }
@@ -210,7 +259,7 @@ static kv_status many_one(many *m, kv_store *store, kv_shard *shard, uint64_t ha
 
 /* Hash all, fetch all, then answer: the misses of a block overlap. */
 static kv_status many_at(many *m, kv_store *store, const kv_bytes *keys, size_t count,
-                         uint64_t lsn, kv_error *err) {
+                         const moment *at, kv_error *err) {
     uint64_t hashes[BLOCK];
     kv_shard *shards[BLOCK];
     for (size_t start = 0; start < count; start += BLOCK) {
@@ -225,7 +274,7 @@ static kv_status many_at(many *m, kv_store *store, const kv_bytes *keys, size_t 
         for (unsigned i = 0; i < n; i++)
             kv_shard_prefetch_entry(shards[i], hashes[i]);
         for (unsigned i = 0; i < n; i++) {
-            kv_status status = many_one(m, store, shards[i], hashes[i], block[i], lsn,
+            kv_status status = many_one(m, store, shards[i], hashes[i], block[i], at,
                                         &m->items[start + i], err);
             if (status != KV_OK)
                 return status;
@@ -238,15 +287,18 @@ static kv_status many_at(many *m, kv_store *store, const kv_bytes *keys, size_t 
  * undo list still leads back.  If not, a snapshot makes sure. */
 static kv_status many_consistent(many *m, kv_store *store, const kv_bytes *keys, size_t count,
                                  kv_error *err) {
+    moment at = {.now_ms = atomic_load(&store->next_expiry) != KV_NO_EXPIRY ? kv_store_now(store) : 0};
     for (unsigned tries = 0; tries < MANY_TRIES; tries++) {
-        kv_status status = many_at(m, store, keys, count, kv_store_visible(store), err);
+        at.lsn = kv_store_visible(store);
+        kv_status status = many_at(m, store, keys, count, &at, err);
         if (status != KV_BUSY)
             return status;
         many_reset(m);
     }
     kv_snapshot snapshot;
     kv_snapshot_register(store, &snapshot);
-    kv_status status = many_at(m, store, keys, count, snapshot.lsn, err);
+    at = (moment){.lsn = snapshot.lsn, .now_ms = snapshot.time_ms, .registered = true};
+    kv_status status = many_at(m, store, keys, count, &at, err);
     kv_snapshot_unregister(store, &snapshot);
     assert(status != KV_BUSY);
     return status;

@@ -159,7 +159,8 @@ static bool all_zero(const uint8_t *bytes, size_t size) {
 }
 
 /* Looks at everything behind the first frame that is not valid, at `lsn`.  A header there that knows
- * `lsn` as durable makes it KV_ERR_CORRUPT.  `*end`: the offset behind the last byte that is not 0. */
+ * `lsn` as durable makes it KV_ERR_CORRUPT.  `*end`: the offset behind what must go, which is the last byte that
+ * is not 0; in a recycled segment, where older bytes stand, the end of the last frame of this segment's own. */
 static kv_status look_on(reader *r, uint64_t lsn, uint64_t *end, kv_error *err) {
     enum { BLOCK = 65536, OVERLAP = KV_FRAME_HEADER_SIZE };
     uint64_t file_size = r->segment->header.file_size;
@@ -174,6 +175,7 @@ static kv_status look_on(reader *r, uint64_t lsn, uint64_t *end, kv_error *err) 
             return status;
         if (all_zero(bytes, size))
             continue;
+        uint64_t frames_end = 0; /* of those that were meant to be in this segment */
         for (size_t i = 0; i + KV_FRAME_HEADER_SIZE <= size; i += KV_FRAME_ALIGNMENT) {
             kv_frame_header header;
             if (!kv_frame_header_decode(&header, bytes + i) ||
@@ -186,11 +188,17 @@ static kv_status look_on(reader *r, uint64_t lsn, uint64_t *end, kv_error *err) 
                     "a frame that was on disk is damaged: the one at %" PRIu64
                     " was written later",
                     offset + i);
+            frames_end = offset + i + kv_frame_size(header.payload_size);
+            if (frames_end > file_size)
+                frames_end = file_size;
         }
-        while (size > 0 && bytes[size - 1] == 0)
-            size--;
-        if (offset + size > *end)
-            *end = offset + size;
+        if (!r->segment->header.recycled) {
+            while (size > 0 && bytes[size - 1] == 0)
+                size--;
+            frames_end = offset + size;
+        }
+        if (frames_end > *end)
+            *end = frames_end;
     }
     return KV_OK;
 }
@@ -227,6 +235,18 @@ static kv_status keep_torn(reader *r, uint64_t start, uint64_t end, kv_error *er
     return status;
 }
 
+/* The closing frame that the log ends with becomes a mark, before anything is written behind it.  So a closing
+ * frame says that nothing is. */
+static kv_status reopen_log(reader *r, uint64_t lsn, kv_error *err) {
+    uint8_t bytes[KV_FRAME_HEADER_SIZE];
+    uint64_t start = lsn - KV_FRAME_HEADER_SIZE;
+    kv_frame_header header = {.lsn = start, .durable_lsn = start, .kind = KV_FRAME_MARK,
+                              .salt = r->segment->header.salt};
+    kv_frame_header_encode(&header, bytes);
+    return kv_file_write(&r->segment->file, bytes, sizeof bytes,
+                         kv_segment_offset(r->segment, start), NULL, err);
+}
+
 /* Makes sure that what was read is on disk, and that nothing else is there.
  * A crash in here leaves the same valid frames and less of the tail: the next open does it again. */
 static kv_status settle(reader *r, uint64_t lsn, uint64_t torn_end, kv_error *err) {
@@ -240,6 +260,8 @@ static kv_status settle(reader *r, uint64_t lsn, uint64_t torn_end, kv_error *er
         status = keep_torn(r, bad, torn_end, err);
     if (status == KV_OK && from < bad)
         status = copy_bytes(r, from, bad - from, &r->segment->file, 0, err);
+    if (status == KV_OK && r->last_kind == KV_FRAME_CLOSE)
+        status = reopen_log(r, lsn, err);
     if (status == KV_OK && torn_end > bad)
         status = kv_file_write_zeros(&r->segment->file, torn_end - bad, bad, err);
     if (status == KV_OK)
@@ -272,14 +294,17 @@ static kv_status write_end(const kv_segment *last, kv_error *err) {
 
 /* ---- The whole log ----------------------------------------------------------------------------------- */
 
-static bool count_segment(void *arg, const char *name) {
-    uint64_t *count = arg;
-    *count += kv_segment_sequence(name) != 0;
+static bool find_last(void *arg, const char *name) {
+    uint64_t *last = arg;
+    uint64_t sequence = kv_segment_sequence(name);
+    if (sequence > *last)
+        *last = sequence;
     return true;
 }
 
 static void reader_begin(reader *r, const kv_segment *segment) {
     r->segment = segment;
+    r->last_kind = KV_FRAME_MARK; /* none yet: not closed */
     r->start = r->size = 0;
     kv_dir_join(segment->file.dir, segment->file.name, r->path);
 }
@@ -313,7 +338,10 @@ static kv_status read_last_segment(reader *r, uint64_t *lsn, bool read_only, kv_
         return kv_fail_corrupt(err, path, -1, "this segment of the log is missing: the one before "
                                               "says that the log goes on in it");
     }
-    status = look_on(r, *lsn, &torn_end, err);
+    torn_end = kv_segment_offset(r->segment, *lsn);
+    /* Behind a closing frame nothing was written (reopen_log); version 1 did not promise that. */
+    if (r->last_kind != KV_FRAME_CLOSE || r->segment->header.version < 2)
+        status = look_on(r, *lsn, &torn_end, err);
     if (status < 0)
         return status;
     info->bytes_cut = torn_end - kv_segment_offset(r->segment, *lsn);
@@ -324,48 +352,74 @@ static kv_status read_last_segment(reader *r, uint64_t *lsn, bool read_only, kv_
     return read_only ? kv_file_sync(&r->segment->file, err) : settle(r, *lsn, torn_end, err);
 }
 
-kv_status kv_recover(const kv_dir *dir, const uint8_t store_id[16], kv_table *table,
-                     bool read_only, kv_recovered *recovered, kv_recovery *info, kv_error *err) {
+static kv_status older_add(kv_recovered *recovered, const kv_segment_header *header,
+                           kv_error *err) {
+    size_t count = recovered->older_count;
+    kv_log_segment *older = kv_mem_realloc(recovered->older, (count + 1) * sizeof *older);
+    if (older == NULL)
+        return kv_fail_nomem(err, (count + 1) * sizeof *older);
+    older[count] = (kv_log_segment){header->sequence, header->start_lsn, header->file_size};
+    recovered->older = older;
+    recovered->older_count = count + 1;
+    return KV_OK;
+}
+
+/* The segment in which the log goes on must have the place where it goes on. */
+static kv_status check_start(const reader *r, uint64_t lsn, kv_error *err) {
+    const kv_segment_header *h = &r->segment->header;
+    if (lsn >= h->start_lsn && kv_segment_offset(r->segment, lsn) <= h->file_size)
+        return KV_OK;
+    return kv_fail_corrupt(err, r->path, 40,
+                           "the log is needed from LSN %" PRIu64
+                           " on, and this segment starts at %" PRIu64,
+                           lsn, h->start_lsn);
+}
+
+kv_status kv_recover(const kv_dir *dir, const uint8_t store_id[16], uint64_t sequence,
+                     uint64_t lsn, kv_table *table, bool read_only, kv_recovered *recovered,
+                     kv_recovery *info, kv_error *err) {
     uint64_t started_ns = kv_now_ns();
-    reader r = {.info = info};
+    /* A checkpoint was made when everything below its LSN was on disk. */
+    reader r = {.info = info, .proven_lsn = lsn};
     kv_segment segment = {.file = KV_FILE_CLOSED}, next = {.file = KV_FILE_CLOSED};
-    uint64_t lsn = 0, count = 0;
+    uint64_t last = 0;
     bool ended = true;
     *recovered = (kv_recovered){.segment.file = KV_FILE_CLOSED};
 
-    int result = dir->os->dir_list(dir->os->ctx, dir->fd, count_segment, &count);
+    int result = dir->os->dir_list(dir->os->ctx, dir->fd, find_last, &last);
     if (result < 0)
         return kv_fail_sys(err, -result, dir->path, "cannot list the directory");
-    /* They must be 1, 2, ... count: one that is missing is noticed when it is opened. */
-    kv_status status = kv_segment_open(&segment, dir, 1, store_id, !read_only, err);
+    /* There must be all up to the last: one that is missing is noticed when it is opened. */
+    kv_status status = kv_segment_open(&segment, dir, sequence, store_id, !read_only, err);
     if (status == KV_OK)
-        status = kv_applier_create(
-            table, count >= HELPED_SEGMENTS_MIN, &r.applier, err);
+        status = kv_applier_create(table, last >= sequence + HELPED_SEGMENTS_MIN - 1, &r.applier,
+                                   err);
     if (status < 0)
         goto out;
-    for (uint64_t sequence = 1; sequence < count; sequence++) {
+    reader_begin(&r, &segment);
+    status = check_start(&r, lsn, err);
+    for (; sequence < last && status == KV_OK; sequence++) {
         reader_begin(&r, &segment);
-        recovered->log_bytes += segment.header.file_size;
         status = kv_segment_open(&next, dir, sequence + 1, store_id, !read_only, err);
         if (status == KV_OK)
             status = read_full_segment(&r, &lsn, &next, &ended, err);
+        if (status == KV_OK)
+            status = older_add(recovered, &segment.header, err);
         if (status < 0)
             goto out;
         kv_file_close(&segment.file);
         segment = next;
         next.file.fd = -1;
     }
+    if (status < 0)
+        goto out;
     reader_begin(&r, &segment);
-    recovered->log_bytes += segment.header.file_size;
-    if (count <= 1 && segment.header.start_lsn != 0)
-        status = kv_fail_corrupt(err, r.path, 40, "the first segment does not start at LSN 0");
-    else
-        status = read_last_segment(&r, &lsn, read_only, err);
+    status = read_last_segment(&r, &lsn, read_only, err);
     if (status == KV_OK && !ended && !read_only)
         status = write_end(&segment, err);
     if (status < 0)
         goto out;
-    info->segments = recovered->segments = count;
+    info->segments = recovered->older_count + 1;
     recovered->lsn = lsn;
     if (!read_only) {
         recovered->segment = segment;

@@ -18,6 +18,7 @@
 #define KV_ENGINE_RECOVER_H
 
 #include "apply.h"
+#include "log.h"
 #include "segment.h"
 
 #define KV_TORN_FILE "torn.bin"
@@ -25,13 +26,14 @@
 typedef struct kv_recovered {
     kv_segment segment; /* the last one, open for writing (closed when read-only); owned */
     uint64_t lsn;       /* where the log goes on */
-    uint64_t segments;
-    uint64_t log_bytes;
+    kv_log_segment *older; /* the segments before it; owned: kv_mem_free, also after a failure */
+    size_t older_count;
 } kv_recovered;
 
-/* Fills an empty table that nobody else uses yet. */
-kv_status kv_recover(const kv_dir *dir, const uint8_t store_id[16], kv_table *table,
-                     bool read_only, kv_recovered *recovered, kv_recovery *info, kv_error *err)
-    KV_MUST_CHECK;
+/* Brings a table that nobody else uses yet up to date: it has the state at `lsn`, which stands in the segment of
+ * that sequence (a new one: segment 1, LSN 0). */
+kv_status kv_recover(const kv_dir *dir, const uint8_t store_id[16], uint64_t sequence,
+                     uint64_t lsn, kv_table *table, bool read_only, kv_recovered *recovered,
+                     kv_recovery *info, kv_error *err) KV_MUST_CHECK;
 
 #endif

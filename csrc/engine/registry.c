@@ -20,6 +20,7 @@
 #define SEGMENT_SIZE_MIN_DEFAULT (1u << 20)
 #define SEGMENT_SIZE_MAX_DEFAULT (64u << 20)
 #define INFLIGHT_MAX_DEFAULT (32u << 20)
+#define CHECKPOINT_LOG_MIN_DEFAULT (UINT64_C(64) << 20)
 
 static kv_mutex registry_mutex = KV_MUTEX_INIT;
 static kv_store *stores; /* guarded by registry_mutex */
@@ -44,6 +45,8 @@ static void after_fork_child(void) {
             atomic_fetch_or(&db->calls, KV_CALLS_FORKED);
         if (s->log != NULL)
             kv_log_abandon(s->log);
+        if (s->checkpoint != NULL)
+            kv_file_close(&s->checkpoint->file);
         kv_file_close(&s->lock_file);
         kv_dir_close(&s->dir);
         if (s->table.entries != NULL)
@@ -101,6 +104,13 @@ uint64_t kv_store_handles(kv_store *store) {
     return count;
 }
 
+void kv_store_warn(kv_store *store) {
+    LOCK();
+    for (kv_db *db = store->handles; db != NULL; db = db->next)
+        atomic_store_explicit(&db->warning, true, memory_order_relaxed);
+    UNLOCK();
+}
+
 static void remove_store(kv_store *store) {
     LOCK();
     kv_store **at = &stores;
@@ -122,6 +132,8 @@ kv_options kv_options_default(void) {
         .segment_size_max = SEGMENT_SIZE_MAX_DEFAULT,
         .inflight_max = INFLIGHT_MAX_DEFAULT,
         .mark_delay_ns = MARK_DELAY_DEFAULT_NS,
+        .checkpoint_log_min = CHECKPOINT_LOG_MIN_DEFAULT,
+        .checkpoint_log_percent = 100,
         .os = &kv_os_posix,
     };
 }
@@ -133,6 +145,8 @@ static kv_status check_options(const kv_options *o, kv_error *err) {
         return kv_fail(err, KV_ERR_INVALID, "the sync interval must be more than 0");
     if (o->mark_delay_ns < 2)
         return kv_fail(err, KV_ERR_INVALID, "the mark delay must be more than 0");
+    if ((unsigned)o->when_full > KV_FULL_EVICT)
+        return kv_fail(err, KV_ERR_INVALID, "unknown when_full %d", (int)o->when_full);
     if (o->segment_size_min > o->segment_size_max)
         return kv_fail(err, KV_ERR_INVALID, "segment_size_min is more than segment_size_max");
     return KV_OK;
@@ -140,7 +154,9 @@ static kv_status check_options(const kv_options *o, kv_error *err) {
 
 static bool same_options(const kv_options *a, const kv_options *b) {
     return a->sync == b->sync && a->read_only == b->read_only &&
-           (a->sync != KV_SYNC_INTERVAL || a->sync_interval_ns == b->sync_interval_ns);
+           (a->sync != KV_SYNC_INTERVAL || a->sync_interval_ns == b->sync_interval_ns) &&
+           a->max_memory == b->max_memory &&
+           (a->max_memory == 0 || a->when_full == b->when_full);
 }
 
 /* Waits while another thread opens or closes this directory in this process; then either joins the
@@ -167,8 +183,8 @@ static kv_status join_or_add(kv_store *store, kv_db *db, bool *joined, kv_error 
                 add_handle_locked(other, db);
             else
                 status = kv_fail(err, KV_ERR_INVALID,
-                                 "the store is open in this process with another sync mode or "
-                                 "read_only; use the same");
+                                 "the store is open in this process with another sync mode, "
+                                 "read_only or max_memory; use the same");
             UNLOCK();
             *joined = true;
             return status;
@@ -226,6 +242,8 @@ kv_status kv_open(const char *path, const kv_options *options, kv_db **out, kv_e
         goto fail;
     }
     store->options = *o;
+    if (o->max_memory > INT64_MAX)
+        store->options.max_memory = INT64_MAX;
     if (store->options.os == NULL)
         store->options.os = &kv_os_posix;
     store->dir.fd = store->lock_file.fd = -1;
@@ -285,7 +303,12 @@ kv_status kv_close(kv_db *db, kv_error *err) {
     kv_store *store = db->store;
     kv_db_drop_snapshots(db);
     if (remove_handle(store, db)) {
+        uint64_t failures = atomic_load(&store->checkpoint_failures);
         status = kv_store_close(store, err);
+        if (atomic_load(&store->checkpoint_failures) != failures) { /* of the close itself */
+            db->checkpoint_error = store->checkpoint_error;
+            atomic_store_explicit(&db->warning, true, memory_order_relaxed);
+        }
         remove_store(store);
         kv_mem_unmap(store, sizeof *store);
     }

@@ -46,6 +46,20 @@ kv_status kv_segment_prepare(kv_file *file, const kv_dir *dir, uint64_t size, bo
     return status;
 }
 
+kv_status kv_segment_prepare_recycled(kv_file *file, const kv_dir *dir, kv_error *err) {
+    kv_status status = kv_file_open(file, dir, KV_SEGMENT_RECYCLED, KV_OPEN_WRITE, err);
+    if (status != KV_OK)
+        return status;
+    status = kv_dir_rename(dir, KV_SEGMENT_RECYCLED, KV_SEGMENT_SPARE, err);
+    if (status < 0) {
+        kv_file_close(file);
+        (void)!kv_dir_unlink(dir, KV_SEGMENT_RECYCLED, NULL);
+        return status;
+    }
+    memcpy(file->name, KV_SEGMENT_SPARE, sizeof KV_SEGMENT_SPARE);
+    return KV_OK;
+}
+
 kv_status kv_segment_begin(kv_segment *segment, kv_file *file, const kv_segment_header *header,
                            kv_error *err) {
     uint8_t bytes[KV_SEGMENT_HEADER_SIZE];

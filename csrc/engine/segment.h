@@ -8,6 +8,9 @@
  *   spare.log, zeros, synced -> header, synced -> NNNNNNNN.log -> directory synced -> frames
  *
  * So a file with a segment's name has a whole header, whenever the power went.
+ *
+ * A segment that a checkpoint has made useless becomes recycled.log, and then a spare as it is: its room is there and
+ * written.  The bytes that it holds belong to another salt, so none of them is ever taken for a frame.
  */
 #ifndef KV_ENGINE_SEGMENT_H
 #define KV_ENGINE_SEGMENT_H
@@ -16,6 +19,7 @@
 #include "format.h"
 
 #define KV_SEGMENT_SPARE "spare.log"
+#define KV_SEGMENT_RECYCLED "recycled.log"
 
 typedef struct kv_segment {
     kv_file file;
@@ -38,6 +42,10 @@ uint64_t kv_segment_size_for(uint64_t frame_size, uint64_t size_wanted);
  * the file is removed. */
 kv_status kv_segment_prepare(kv_file *file, const kv_dir *dir, uint64_t size, bool written,
                              kv_error *err) KV_MUST_CHECK;
+
+/* The same from recycled.log.  KV_NOTFOUND: there is none. */
+kv_status kv_segment_prepare_recycled(kv_file *file, const kv_dir *dir, kv_error *err)
+    KV_MUST_CHECK;
 
 /* Turns a prepared file into the segment that `header` says.  Taken: `file` is moved into
  * `segment`, or closed on failure (the spare may then be left behind; open removes it). */

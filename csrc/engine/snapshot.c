@@ -6,7 +6,8 @@
 #define COUNT_UNKNOWN UINT64_MAX
 
 void kv_snapshot_register(kv_store *store, kv_snapshot *snapshot) {
-    *snapshot = (kv_snapshot){.registered = true, .count = COUNT_UNKNOWN};
+    *snapshot = (kv_snapshot){.registered = true, .count = COUNT_UNKNOWN,
+                              .time_ms = kv_store_now(store)};
     kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
     /* First a lower bound for all to see, then our LSN: see kv_store_limit.  Older snapshots give
      * one already. */
@@ -19,6 +20,30 @@ void kv_snapshot_register(kv_store *store, kv_snapshot *snapshot) {
     store->snapshots = snapshot;
     store->snapshot_count++;
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+}
+
+size_t kv_snapshot_bounds(kv_store *store, uint64_t visible, uint64_t *bounds, size_t capacity) {
+    size_t count = 0;
+    kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    uint64_t walk = atomic_load(&store->walk_lsn); /* in here: not the lower bound that walk_begin sets first */
+    if (store->snapshot_count + 2 <= capacity)
+        for (const kv_snapshot *s = store->snapshots; s != NULL; s = s->next)
+            if (s->lsn < visible)
+                bounds[count++] = s->lsn;
+    bool all = store->snapshot_count + 2 <= capacity;
+    kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    if (!all)
+        return 0;
+    if (walk < visible)
+        bounds[count++] = walk;
+    for (size_t i = 1; i < count; i++)
+        for (size_t j = i; j > 0 && bounds[j - 1] > bounds[j]; j--) {
+            uint64_t lower = bounds[j];
+            bounds[j] = bounds[j - 1];
+            bounds[j - 1] = lower;
+        }
+    bounds[count++] = visible;
+    return count;
 }
 
 static void unregister_locked(kv_store *store, kv_snapshot *snapshot) {
@@ -96,13 +121,11 @@ kv_status kv_snapshot_get(kv_snapshot *snapshot, kv_bytes key, unsigned flags, k
     if (status == KV_OK) {
         kv_store *store = db->store;
         uint64_t hash = kv_table_hash(&store->table, key);
-        kv_shard *shard = flags & KV_NOWAIT ? kv_table_try_lock(&store->table, hash)
-                                            : kv_table_lock(&store->table, hash);
-        if (shard == NULL) {
-            status = KV_BUSY;
-        } else {
+        kv_shard *shard;
+        status = kv_table_lock_loaded(&store->table, hash, (flags & KV_NOWAIT) != 0, &shard, err);
+        if (status == KV_OK) {
             kv_entry *e = kv_shard_find_at(shard, hash, key, snapshot->lsn);
-            if (e != NULL)
+            if (e != NULL && !kv_entry_is_expired(e, snapshot->time_ms))
                 kv_value_set(store, e, flags, value);
             else
                 status = KV_NOTFOUND;
@@ -120,7 +143,9 @@ kv_status kv_snapshot_count(kv_snapshot *snapshot, uint64_t *count, kv_error *er
     kv_status status = kv_db_enter(snapshot->db, err);
     if (status < 0)
         return status;
-    kv_table *table = &snapshot->db->store->table;
+    kv_store *store = snapshot->db->store;
+    kv_table *table = &store->table;
+    uint64_t expired = 0;
     *count = 0;
     for (uint64_t hash = 0;;) {
         kv_shard *shard = kv_table_lock(table, hash);
@@ -131,9 +156,12 @@ kv_status kv_snapshot_count(kv_snapshot *snapshot, uint64_t *count, kv_error *er
             break;
         hash = last + 1;
     }
-    atomic_store_explicit(&snapshot->count, *count, memory_order_relaxed);
+    status = kv_store_count_expired(store, snapshot->lsn, snapshot->time_ms, &expired, err);
+    *count -= expired;
+    if (status == KV_OK)
+        atomic_store_explicit(&snapshot->count, *count, memory_order_relaxed);
     kv_db_leave(snapshot->db);
-    return KV_OK;
+    return status;
 }
 
 /* ---- Cursors ----------------------------------------------------------------------------------- */
@@ -183,6 +211,19 @@ void kv_cursor_destroy(kv_cursor *cursor) {
     kv_mem_free(cursor);
 }
 
+/* Lets go of the entries that had expired when the snapshot was taken. */
+static void drop_expired(kv_cursor *cursor) {
+    size_t kept = 0;
+    for (size_t i = 0; i < cursor->count; i++) {
+        kv_entry *e = cursor->entries[i];
+        if (kv_entry_is_expired(e, cursor->snapshot->time_ms))
+            kv_entry_release(cursor->pool, e);
+        else
+            cursor->entries[kept++] = e;
+    }
+    cursor->count = kept;
+}
+
 static kv_status make_room(kv_cursor *cursor, size_t capacity, kv_error *err) {
     kv_entry **entries = kv_mem_realloc(cursor->entries, capacity * sizeof *entries);
     if (entries == NULL)
@@ -200,9 +241,12 @@ static kv_status make_room(kv_cursor *cursor, size_t capacity, kv_error *err) {
 static kv_status next_shard(kv_cursor *cursor, kv_table *table, kv_error *err) {
     for (;;) {
         size_t count = 0;
-        kv_shard *shard = kv_table_lock(table, cursor->next_hash);
+        kv_shard *shard;
+        kv_status status = kv_table_lock_loaded(table, cursor->next_hash, false, &shard, err);
+        if (status < 0)
+            return status;
         uint64_t last = kv_shard_range_last(shard);
-        kv_status status = kv_undo_collect(table, shard, cursor->snapshot->lsn, cursor->entries,
+        status = kv_undo_collect(table, shard, cursor->snapshot->lsn, cursor->entries,
                                            cursor->capacity, &count, err);
         kv_shard_unlock(shard);
         if (status == KV_BUSY) {
@@ -214,6 +258,7 @@ static kv_status next_shard(kv_cursor *cursor, kv_table *table, kv_error *err) {
         if (status < 0)
             return status;
         cursor->count = count;
+        drop_expired(cursor);
         cursor->at_end = last == UINT64_MAX;
         cursor->next_hash = last + 1;
         return KV_OK;
@@ -234,7 +279,8 @@ kv_status kv_cursor_next(kv_cursor *cursor, const kv_item **items, size_t *count
         return status;
     for (size_t i = 0; i < cursor->count; i++)
         cursor->items[i] = (kv_item){.key = kv_entry_key(cursor->entries[i]),
-                                     .value = kv_entry_value(cursor->entries[i])};
+                                     .value = kv_entry_value(cursor->entries[i]),
+                                     .expiry = kv_entry_expiry(cursor->entries[i])};
     *items = cursor->items;
     *count = cursor->count;
     return KV_OK;

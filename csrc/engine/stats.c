@@ -1,21 +1,67 @@
 /* stats.c - figures about a store, and the walk that verifies it. */
+#include "../base/mem.h"
 #include "snapshot.h"
 #include "store.h"
 
-typedef struct totals {
-    uint64_t data_bytes, undo_records;
-} totals;
-
-static totals sum_shards(kv_table *table) {
-    totals t = {0};
+kv_totals kv_store_sum(kv_store *store) {
+    kv_totals t = {0};
     for (uint64_t hash = 0;;) {
-        kv_shard *shard = kv_table_lock(table, hash);
+        kv_shard *shard = kv_table_lock(&store->table, hash);
         uint64_t last = kv_shard_range_last(shard);
+        t.shards++;
+        t.entries += shard->count;
         t.data_bytes += shard->data_bytes;
+        t.expiring += shard->expiring;
         t.undo_records += shard->undo_count;
         kv_shard_unlock(shard);
         if (last == UINT64_MAX)
             return t;
+        hash = last + 1;
+    }
+}
+
+/* How many entries of the locked shard, as it was at the LSN, have expired. */
+static kv_status count_in_shard(kv_store *store, kv_shard *shard, uint64_t lsn, uint64_t now_ms,
+                                uint64_t *count, kv_error *err) {
+    size_t capacity = (size_t)shard->count + shard->undo_count, found = 0;
+    for (;;) {
+        kv_entry **entries = kv_mem_alloc((capacity + 1) * sizeof *entries);
+        if (entries == NULL)
+            return kv_fail_nomem(err, capacity * sizeof *entries);
+        kv_status status =
+            kv_undo_collect(&store->table, shard, lsn, entries, capacity, &found, err);
+        if (status == KV_OK) {
+            for (size_t i = 0; i < found; i++) {
+                *count += kv_entry_is_expired(entries[i], now_ms);
+                (void)kv_entry_drop(entries[i]); /* the table, or a record, has it still */
+            }
+        }
+        kv_mem_free(entries);
+        if (status != KV_BUSY)
+            return status;
+        capacity = found;
+    }
+}
+
+kv_status kv_store_count_expired(kv_store *store, uint64_t lsn, uint64_t now_ms, uint64_t *count,
+                                 kv_error *err) {
+    kv_table *table = &store->table;
+    for (uint64_t hash = 0;;) {
+        kv_status status = KV_OK;
+        kv_shard *shard = kv_table_lock(table, hash);
+        uint64_t last = kv_shard_range_last(shard);
+        bool due = shard->expiring > 0 && shard->next_expiry <= now_ms;
+        if (due && !kv_shard_is_loaded(shard)) {
+            status = kv_table_load_locked(table, hash, &shard, err);
+            if (status < 0)
+                return status;
+        }
+        /* An older state may have had keys that have expired and were then swept away, or put anew. */
+        if (due || (shard->undo != NULL && shard->last_lsn > lsn))
+            status = count_in_shard(store, shard, lsn, now_ms, count, err);
+        kv_shard_unlock(shard);
+        if (status < 0 || last == UINT64_MAX)
+            return status;
         hash = last + 1;
     }
 }
@@ -25,7 +71,7 @@ kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) {
     if (status < 0)
         return status;
     kv_store *store = db->store;
-    totals t = sum_shards(&store->table);
+    kv_totals t = kv_store_sum(store);
     *stats = (kv_stats){
         .data_bytes = t.data_bytes,
         .undo_records = t.undo_records,
@@ -33,14 +79,26 @@ kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) {
             kv_pool_bytes(store->table.entries) + kv_pool_bytes(store->table.arrays),
         .shards = atomic_load_explicit(&store->table.shard_count, memory_order_relaxed),
         .handles = kv_store_handles(store),
+        .checkpoints = atomic_load_explicit(&store->checkpoints, memory_order_relaxed),
+        .checkpoint_failures =
+            atomic_load_explicit(&store->checkpoint_failures, memory_order_relaxed),
+        .expired = atomic_load_explicit(&store->expired, memory_order_relaxed),
+        .evicted = atomic_load_explicit(&store->evicted, memory_order_relaxed),
+        .memory_charged = t.data_bytes + t.entries * KV_ITEM_CHARGE + t.expiring * sizeof(uint64_t),
+        .max_memory = store->options.max_memory,
     };
+    stats->shards_loaded =
+        stats->shards - atomic_load_explicit(&store->table.unloaded, memory_order_relaxed);
     kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
     stats->snapshots = store->snapshot_count;
+    stats->checkpoint_lsn = store->checkpoint_lsn;
+    stats->checkpoint_bytes = store->checkpoint_bytes;
+    stats->checkpoint_error = store->checkpoint_error;
+    stats->load_error = store->load_error;
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
     if (store->log != NULL) {
         kv_log_stats log;
         kv_log_get_stats(store->log, &log);
-        stats->entries = kv_log_entries(store->log);
         stats->lsn = log.appended_lsn;
         stats->visible_lsn = log.committed_lsn;
         stats->durable_lsn = log.durable_lsn;
@@ -51,11 +109,34 @@ kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) {
         stats->log_segments = log.segments;
         stats->failed = log.failed;
     } else {
-        stats->entries = atomic_load_explicit(&store->memory_entries, memory_order_relaxed);
         stats->lsn = stats->visible_lsn = stats->commits = atomic_load(&store->memory_lsn);
     }
+    status = kv_count(db, &stats->entries, err);
     kv_db_leave(db);
-    return KV_OK;
+    return status;
+}
+
+bool kv_take_warning(kv_db *db, kv_error *err) {
+    if (!atomic_load_explicit(&db->warning, memory_order_relaxed))
+        return false;
+    if (kv_db_enter(db, NULL) != KV_OK) {
+        /* Acquire by the closed word: then what kv_close left is there, and stays. */
+        bool told = (atomic_load(&db->closed_word) & 1) != 0 &&
+                    atomic_exchange_explicit(&db->warning, false, memory_order_relaxed) &&
+                    db->checkpoint_error.status < 0;
+        if (told && err != NULL)
+            *err = db->checkpoint_error;
+        return told;
+    }
+    kv_store *store = db->store;
+    bool warn = atomic_exchange_explicit(&db->warning, false, memory_order_relaxed);
+    kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    warn = warn && store->checkpoint_error.status < 0;
+    if (warn && err != NULL)
+        *err = store->checkpoint_error;
+    kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    kv_db_leave(db);
+    return warn;
 }
 
 kv_status kv_verify(kv_db *db, kv_error *err) {

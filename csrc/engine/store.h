@@ -6,6 +6,9 @@
  *   read.c      get, get_many, count
  *   write.c     put, delete, the conditional ones, batches, clear
  *   snapshot.c  snapshots and cursors
+ *   save.c      checkpoints and backups of the running store
+ *   worker.c    the thread behind an open store: loads, checkpoints, sweeps what has expired
+ *   limit.c     the bound on memory
  *   stats.c     statistics, and the walk that verifies
  *
  * A kv_store is shared by all handles that this process has on a directory.  Its life: a handle counts
@@ -15,10 +18,23 @@
 #ifndef KV_ENGINE_STORE_H
 #define KV_ENGINE_STORE_H
 
+#include <pthread.h>
+
+#include "checkpoint.h"
 #include "log.h"
 #include "undo.h"
 
 #define KV_NO_SNAPSHOT UINT64_MAX
+#define KV_NO_EXPIRY UINT64_MAX
+
+/* worker.h */
+typedef struct kv_worker {
+    pthread_t thread;
+    _Atomic uint32_t started;  /* 1: somebody has started it, or tried to */
+    _Atomic bool runs;
+    _Atomic bool stopping;
+    _Atomic uint32_t word; /* a futex: changed to wake it */
+} kv_worker;
 
 typedef struct kv_store {
     /* constant after open */
@@ -27,9 +43,12 @@ typedef struct kv_store {
     kv_log *log;    /* NULL: memory only, or read-only */
     kv_dir dir;
     kv_file lock_file;
+    bool lock_unsigned; /* it is not ours to write our process id into */
     uint64_t identity[2]; /* of the directory */
-    uint8_t store_id[16];
+    kv_identity who;
     kv_recovery recovery;
+    bool evicts;               /* KV_FULL_EVICT, and there is a bound */
+    kv_checkpoint_file *checkpoint; /* that the shards are loaded from; NULL: there is none */
 
     /* guarded by the registry's mutex */
     struct kv_store *next;
@@ -46,9 +65,27 @@ typedef struct kv_store {
                                          comes late, the next write to the shard prunes */
     _Atomic uint64_t pop_hash;        /* where kv_pop_any looks first.  Relaxed: a hint */
 
+    /* The walk of a checkpoint or backup: a snapshot that lets go of each shard when it has been copied.
+     * Hashes below walk_hash are done.  seq_cst, see kv_store_limit. */
+    _Atomic uint64_t walk_lsn; /* KV_NO_SNAPSHOT: none */
+    _Atomic uint64_t walk_hash;
+
+    /* No key expires before next_expiry (KV_NO_EXPIRY: none does).  Written under snapshots_mutex: lowered by
+     * whoever puts an earlier one, while he holds the shard; raised by the worker when it has looked at all
+     * shards.  While it looks, sweep_expiry collects what is put behind its back; 0: it does not look. */
+    _Atomic uint64_t next_expiry, sweep_expiry;
+    _Atomic uint64_t charged;     /* bytes that count against max_memory, when there is such a bound.  Relaxed */
+    _Atomic uint64_t evict_hash;  /* where eviction goes on.  Relaxed: a hint */
+    _Atomic uint64_t expired, evicted, checkpoints, checkpoint_failures; /* statistics: relaxed */
+    kv_worker worker;
+    _Atomic uint32_t saving; /* 1: somebody makes a checkpoint or a backup; a futex */
+
     kv_mutex snapshots_mutex;
-    kv_snapshot *snapshots; /* guarded by snapshots_mutex */
+    /* guarded by it */
+    kv_snapshot *snapshots;
     uint64_t snapshot_count;
+    kv_error checkpoint_error, load_error; /* status KV_OK: none */
+    uint64_t checkpoint_lsn, checkpoint_bytes;
 } kv_store;
 
 /* Bits of kv_db.calls above the count of calls in flight. */
@@ -60,6 +97,8 @@ struct kv_db {
                                             is seen by who closes */
     kv_store *store;                     /* NULL once closed */
     _Atomic uint32_t closed_word;        /* bit 0: kv_close is done; a futex */
+    _Atomic bool warning;                /* a checkpoint failed, and this handle has not been told */
+    kv_error checkpoint_error;           /* once closed: how the checkpoint of the close failed */
     bool memory_only, read_only;         /* constant */
     kv_sync sync;                        /* constant */
     kv_recovery recovery;                /* constant */
@@ -83,19 +122,75 @@ static inline void kv_db_leave(kv_db *db) {
 
 /* registry.c */
 uint64_t kv_store_handles(kv_store *store);
+void kv_store_warn(kv_store *store); /* every handle is to tell of the checkpoint's error */
 
 /* open.c */
 kv_status kv_store_open_directory(kv_store *store, kv_error *err)
     KV_MUST_CHECK; /* store->dir is open */
 kv_status kv_store_open_memory(kv_store *store, kv_error *err) KV_MUST_CHECK;
 kv_status kv_store_close(kv_store *store, kv_error *err);
+kv_status kv_store_write_identity(const kv_dir *dir, const kv_identity *identity, kv_error *err)
+    KV_MUST_CHECK;
+void kv_store_remove_files(kv_dir *dir); /* everything in a directory that was empty before */
 
 /* write.c */
 kv_status kv_store_rollback(void *store, uint64_t lsn, kv_error *err) KV_MUST_CHECK;
 void kv_store_prune_all(kv_store *store);
+/* Removes `count` <= KV_REMOVE_MAX entries from the locked shard in one commit.  KV_OK, and a ticket that must be
+ * waited for or forgotten; KV_BUSY as kv_log_append.  `*dead`: for kv_undo_free_all, after unlocking. */
+#define KV_REMOVE_MAX 512u
+kv_status kv_store_remove_locked(kv_store *store, kv_shard *shard, kv_entry *const *entries,
+                                 size_t count, kv_ticket *ticket, kv_undo **dead, kv_error *err)
+    KV_MUST_CHECK;
+void kv_store_prune_hash(kv_store *store, uint64_t hash);
+
+/* limit.c */
+static inline bool kv_store_is_bounded(const kv_store *store) {
+    return store->options.max_memory != 0;
+}
+/* A write takes `more` bytes (or gives some back): KV_ERR_MEMLIMIT when there is no room and the store does
+ * not evict.  If the write then fails, kv_store_uncharge. */
+kv_status kv_store_charge_slow(kv_store *store, int64_t more, kv_error *err) KV_MUST_CHECK;
+static inline kv_status kv_store_charge(kv_store *store, int64_t more, kv_error *err) {
+    return more == 0 ? KV_OK : kv_store_charge_slow(store, more, err);
+}
+static inline void kv_store_uncharge(kv_store *store, int64_t less) {
+    if (kv_store_is_bounded(store))
+        atomic_fetch_sub_explicit(&store->charged, (uint64_t)less, memory_order_relaxed);
+}
+/* Evicts until `bytes` more fit, first from the hash's own shard.  No locks are held. */
+kv_status kv_store_make_room(kv_store *store, uint64_t hash, uint64_t bytes, kv_error *err)
+    KV_MUST_CHECK;
+/* Counts anew, after an open. */
+void kv_store_count_charge(kv_store *store);
+static inline uint64_t kv_shard_charge(const kv_shard *shard) {
+    return shard->data_bytes + (uint64_t)shard->count * KV_ITEM_CHARGE +
+           (uint64_t)shard->expiring * sizeof(uint64_t);
+}
+
+/* save.c */
+kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, kv_error *err)
+    KV_MUST_CHECK;
+bool kv_store_checkpoint_is_due(kv_store *store, bool closing);
+/* Reads every shard that is not in memory yet.  `*stop` (may be NULL): give up. */
+kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progress progress,
+                            void *arg, kv_error *err) KV_MUST_CHECK;
+
+/* stats.c */
+typedef struct kv_totals {
+    uint64_t entries, data_bytes, expiring, undo_records, shards;
+} kv_totals;
+kv_totals kv_store_sum(kv_store *store);
+
+/* Keys that have expired and are still in the table, at that LSN. */
+kv_status kv_store_count_expired(kv_store *store, uint64_t lsn, uint64_t now_ms, uint64_t *count,
+                                 kv_error *err) KV_MUST_CHECK;
 
 /* snapshot.c */
 void kv_db_drop_snapshots(kv_db *db);
+
+/* worker.c: next_expiry becomes that early, and the worker looks at it. */
+void kv_store_lower_expiry(kv_store *store, uint64_t expiry);
 
 /* What readers may see. */
 static inline uint64_t kv_store_visible(kv_store *store) {
@@ -109,10 +204,40 @@ static inline uint64_t kv_store_visible(kv_store *store) {
  * only then takes the visible LSN as its own (kv_snapshot_create).  If we do not see its bound, our
  * load of oldest_snapshot came before it, so our earlier load of the visible LSN gives no more than
  * the snapshot will take. */
-static inline uint64_t kv_store_limit(kv_store *store) {
-    uint64_t visible = kv_store_visible(store);
+static inline uint64_t kv_store_limit(kv_store *store, const kv_shard *shard) {
+    uint64_t limit = kv_store_visible(store);
     uint64_t oldest = atomic_load(&store->oldest_snapshot);
-    return visible < oldest ? visible : oldest;
+    if (oldest < limit)
+        limit = oldest;
+    /* The same for a walk.  It moves on while it holds the shard that it has copied, as we hold ours: so what
+     * we read of walk_hash is right, or too low, for this shard. */
+    uint64_t walk = atomic_load(&store->walk_lsn);
+    if (walk < limit && shard->range_start >= atomic_load(&store->walk_hash))
+        limit = walk;
+    return limit;
+}
+
+/* Ms since 1970. */
+static inline uint64_t kv_store_now(const kv_store *store) {
+    return kv_os_clock_ms(store->options.os);
+}
+
+/* A key that expires then is put; its shard is locked. */
+static inline void kv_store_note_expiry(kv_store *store, uint64_t expiry) {
+    /* In this order: a sweep raises next_expiry before it says that it does not look any more. */
+    if (expiry != 0 &&
+        (expiry < atomic_load(&store->sweep_expiry) || expiry < atomic_load(&store->next_expiry)))
+        kv_store_lower_expiry(store, expiry);
+}
+
+/* Whether the entry counts as absent at that moment. */
+static inline bool kv_entry_is_expired(const kv_entry *e, uint64_t now_ms) {
+    return e->expires && kv_entry_expiry(e) <= now_ms;
+}
+
+/* The entry, or NULL when there is none or it has expired by now. */
+static inline kv_entry *kv_store_alive(const kv_store *store, kv_entry *e) {
+    return e != NULL && e->expires && kv_entry_expiry(e) <= kv_store_now(store) ? NULL : e;
 }
 
 static inline kv_status kv_check_key(kv_bytes key, kv_error *err) {
@@ -120,6 +245,13 @@ static inline kv_status kv_check_key(kv_bytes key, kv_error *err) {
         return KV_OK;
     return kv_fail(err, KV_ERR_LIMIT, "a key has %zu bytes; the limit is %u", key.size,
                    KV_KEY_MAX);
+}
+
+static inline kv_status kv_check_expiry(uint64_t expiry, kv_error *err) {
+    if (expiry <= KV_EXPIRY_MAX)
+        return KV_OK;
+    return kv_fail(err, KV_ERR_LIMIT, "an expiry of %llu ms is beyond the limit of %llu",
+                   (unsigned long long)expiry, (unsigned long long)KV_EXPIRY_MAX);
 }
 
 static inline kv_status kv_check_value(kv_bytes value, kv_error *err) {

@@ -40,6 +40,11 @@ kv_array kv_array_create(kv_table *table, uint32_t entries) {
     return array_create_coded(table, code_for(entries));
 }
 
+kv_array kv_array_create_for(kv_table *table, uint32_t depth, uint32_t entries) {
+    bool grown = depth > KV_DEPTH_MIN && entries < SHARD_ENTRIES_MAX;
+    return array_create_coded(table, code_for(grown ? SHARD_ENTRIES_MAX : entries));
+}
+
 void kv_array_free(kv_table *table, kv_array array) {
     if (array != 0)
         kv_pool_free(table->arrays, ARRAY_STRIPE, kv_array_buckets(array), array_size(array));
@@ -107,6 +112,10 @@ static void array_insert(kv_array array, uint32_t bucket_bits, uint8_t tag, kv_e
     }
 }
 
+void kv_array_insert(kv_array array, uint64_t hash, kv_entry *entry) {
+    array_insert(array, kv_hash_bucket_bits(hash), kv_hash_tag(hash), entry);
+}
+
 void kv_array_visit(kv_array array, void (*visit)(void *arg, kv_entry *entry), void *arg) {
     kv_bucket *buckets = kv_array_buckets(array);
     for (uint32_t i = 0; i < kv_array_count(array); i++) {
@@ -120,15 +129,28 @@ void kv_array_visit(kv_array array, void (*visit)(void *arg, kv_entry *entry), v
 
 /* ---- Changing a shard ------------------------------------------------------------------------ */
 
+/* Counts an entry in that expires. */
+static void add_expiry(kv_shard *shard, const kv_entry *e) {
+    uint64_t expiry = kv_entry_expiry(e);
+    if (shard->expiring++ == 0 || expiry < shard->next_expiry)
+        shard->next_expiry = expiry;
+}
+
 void kv_shard_insert(kv_shard *shard, uint64_t hash, kv_entry *entry) {
-    array_insert(kv_shard_array(shard), kv_hash_bucket_bits(hash), kv_hash_tag(hash), entry);
+    kv_array_insert(kv_shard_array(shard), hash, entry);
     shard->count++;
     shard->data_bytes += kv_entry_data_size(entry);
+    if (entry->expires)
+        add_expiry(shard, entry);
 }
 
 void kv_shard_replace(kv_shard *shard, kv_place place, kv_entry *entry) {
     uint64_t word = atomic_load_explicit(&place.bucket->slots[place.slot], memory_order_relaxed);
-    shard->data_bytes += kv_entry_data_size(entry) - kv_entry_data_size(kv_slot_entry(word));
+    kv_entry *old = kv_slot_entry(word);
+    shard->data_bytes += kv_entry_data_size(entry) - kv_entry_data_size(old);
+    shard->expiring -= old->expires;
+    if (entry->expires)
+        add_expiry(shard, entry);
     atomic_store_explicit(&place.bucket->slots[place.slot],
                           (word & ~UINT64_C(0xffffffffffff)) | (uint64_t)(uintptr_t)entry,
                           memory_order_relaxed);
@@ -140,7 +162,9 @@ void kv_shard_remove(kv_shard *shard, uint64_t hash, kv_place place) {
     uint32_t count = kv_array_count(array);
     uint32_t index = kv_bucket_index(kv_hash_bucket_bits(hash), count);
     uint64_t word = atomic_load_explicit(&place.bucket->slots[place.slot], memory_order_relaxed);
-    shard->data_bytes -= kv_entry_data_size(kv_slot_entry(word));
+    kv_entry *old = kv_slot_entry(word);
+    shard->data_bytes -= kv_entry_data_size(old);
+    shard->expiring -= old->expires;
     shard->count--;
     set_slot(place.bucket, place.slot, 0, 0);
     for (; &buckets[index] != place.bucket; index = index + 1 == count ? 0 : index + 1)
@@ -219,6 +243,13 @@ static kv_status directory_add(kv_table *table, kv_shard *shard, kv_error *err) 
     return KV_OK;
 }
 
+static void shard_init(kv_shard *shard, uint64_t range_start, uint32_t depth, kv_array array) {
+    memset(shard, 0, sizeof *shard);
+    shard->depth = depth;
+    shard->range_start = range_start;
+    atomic_init(&shard->array, array);
+}
+
 static kv_shard *shard_create(kv_table *table, uint64_t range_start, uint32_t depth,
                               uint64_t entries) {
     kv_shard *shard = kv_pool_alloc(table->entries, kv_hash_stripe(range_start), sizeof *shard);
@@ -228,10 +259,7 @@ static kv_shard *shard_create(kv_table *table, uint64_t range_start, uint32_t de
         kv_array_free(table, array);
         return NULL;
     }
-    memset(shard, 0, sizeof *shard);
-    shard->depth = depth;
-    shard->range_start = range_start;
-    atomic_init(&shard->array, array);
+    shard_init(shard, range_start, depth, array);
     return shard;
 }
 
@@ -260,6 +288,120 @@ kv_status kv_table_init(kv_table *table, kv_siphash_key hash_key, kv_error *err)
 nomem:
     kv_table_fini(table);
     return kv_fail_nomem(err, sizeof(kv_shard) << KV_DEPTH_MIN);
+}
+
+/* ---- Loading ----------------------------------------------------------------------------------- */
+
+static kv_status bad_origins(kv_error *err) {
+    return kv_fail(err, KV_ERR_CORRUPT, "the shards of the checkpoint do not cover all hashes");
+}
+
+/* The directory for the origins, its slots still empty; they are checked here. */
+static kv_status directory_for(size_t count,
+                               void (*origin)(void *arg, size_t number, kv_shard_origin *o),
+                               void *arg, kv_directory **out, kv_error *err) {
+    uint32_t depth = KV_DEPTH_MIN;
+    uint64_t next = 0;
+    for (size_t i = 0; i < count; i++) {
+        kv_shard_origin o;
+        origin(arg, i, &o);
+        bool fits = o.depth >= KV_DEPTH_MIN && o.depth <= KV_DEPTH_MAX && o.range_start == next &&
+                    (i == 0 || next != 0);
+        if (!fits)
+            return bad_origins(err);
+        next += UINT64_C(1) << (64 - o.depth);
+        if (o.depth > depth)
+            depth = o.depth;
+    }
+    if (count == 0 || next != 0)
+        return bad_origins(err);
+    *out = kv_mem_alloc(sizeof **out + (sizeof(*out)->slots[0] << depth));
+    if (*out == NULL)
+        return kv_fail_nomem(err, sizeof **out + (sizeof(*out)->slots[0] << depth));
+    (*out)->older = NULL;
+    (*out)->depth = depth;
+    return KV_OK;
+}
+
+kv_status kv_table_init_unloaded(kv_table *table, kv_siphash_key hash_key, size_t count,
+                                 void (*origin)(void *arg, size_t number, kv_shard_origin *o),
+                                 kv_shard_loader loader, void *arg, kv_error *err) {
+    kv_directory *d = NULL;
+    *table = (kv_table){.hash_key = hash_key, .loader = loader, .loader_arg = arg};
+    kv_status status = directory_for(count, origin, arg, &d, err);
+    if (status < 0)
+        return status;
+    table->entries = kv_pool_create();
+    table->arrays = kv_pool_create();
+    atomic_init(&table->directory, d);
+    if (table->entries == NULL || table->arrays == NULL)
+        goto nomem;
+    for (size_t i = 0; i < count; i++) {
+        kv_shard_origin o;
+        origin(arg, i, &o);
+        kv_shard *shard =
+            kv_pool_alloc(table->entries, kv_hash_stripe(o.range_start), sizeof *shard);
+        if (shard == NULL)
+            goto nomem;
+        shard_init(shard, o.range_start, o.depth, 0);
+        shard->count = o.count;
+        shard->data_bytes = o.data_bytes;
+        shard->expiring = o.expiring;
+        shard->next_expiry = o.next_expiry;
+        shard->block = (uint32_t)i;
+        size_t first = o.range_start >> (64 - d->depth);
+        size_t slots = (size_t)1 << (d->depth - o.depth);
+        for (size_t j = first; j < first + slots; j++)
+            atomic_init(&d->slots[j], shard);
+    }
+    table->shard_count = count;
+    table->unloaded = count;
+    return KV_OK;
+nomem:
+    kv_table_fini(table);
+    return kv_fail_nomem(err, count * sizeof(kv_shard));
+}
+
+kv_status kv_table_load_locked(kv_table *table, uint64_t hash, kv_shard **shard, kv_error *err) {
+    /* The block is the shard's own until it is loaded, and it cannot split before: so what is built here
+     * without the lock is what belongs there. */
+    kv_shard *s = *shard;
+    kv_array array = 0;
+    uint32_t block = s->block;
+    atomic_fetch_add(&table->loading, 1);
+    kv_shard_unlock(s);
+    kv_status status = table->loader(table->loader_arg, table, block, &array, err);
+    atomic_fetch_sub(&table->loading, 1);
+    if (status < 0)
+        return status;
+    kv_mutex_lock(&s->mutex, KV_RANK_SHARD);
+    bool first = !kv_shard_is_loaded(s);
+    if (first)
+        atomic_store_explicit(&s->array, array, memory_order_relaxed);
+    if (kv_shard_owns(s, hash)) {
+        *shard = s;
+    } else { /* somebody else loaded it, and then it split */
+        kv_shard_unlock(s);
+        *shard = kv_table_lock(table, hash);
+    }
+    if (first) {
+        atomic_fetch_sub_explicit(&table->unloaded, 1, memory_order_release);
+        return KV_OK;
+    }
+    /* Freeing a few hundred entries under the lock: rare, and only at the beginning. */
+    kv_array_release(table, array);
+    return KV_OK;
+}
+
+static void release_entry(void *arg, kv_entry *e) {
+    kv_entry_release(((kv_table *)arg)->entries, e);
+}
+
+void kv_array_release(kv_table *table, kv_array array) {
+    if (array == 0)
+        return;
+    kv_array_visit(array, release_entry, table);
+    kv_array_free(table, array);
 }
 
 void kv_table_fini(kv_table *table) {
@@ -331,6 +473,7 @@ static kv_status shard_split(kv_table *table, kv_shard *shard, kv_error *err) {
     uint32_t depth = shard->depth + 1;
     uint64_t right_start = shard->range_start | UINT64_C(1) << (64 - depth);
     uint64_t right_bytes = 0;
+    uint32_t right_expiring = 0;
     size_t right_count = 0;
     for (size_t i = 0; i < g.count; i++) {
         if (i + PREFETCH_AHEAD < g.count)
@@ -340,6 +483,7 @@ static kv_status shard_split(kv_table *table, kv_shard *shard, kv_error *err) {
         if (items[i].hash >= right_start) {
             right_count++;
             right_bytes += kv_entry_data_size(e);
+            right_expiring += e->expires;
         }
     }
     /* Both arrays get their full size at once.  Shards fill up at the same pace, so smaller arrays would
@@ -364,6 +508,9 @@ static kv_status shard_split(kv_table *table, kv_shard *shard, kv_error *err) {
     right->data_bytes = right_bytes;
     right->last_lsn = shard->last_lsn;
     right->pruned_lsn = shard->pruned_lsn;
+    right->merged_lsn = shard->merged_lsn;
+    right->expiring = right_expiring;
+    right->next_expiry = shard->next_expiry;
     /* The right half must not be found before it has its undo records, and those may leave the left
      * half only when nothing can fail any more: so lock it, publish it, then fill it. */
     kv_mutex_lock(&right->mutex, KV_RANK_SHARD);
@@ -374,6 +521,7 @@ static kv_status shard_split(kv_table *table, kv_shard *shard, kv_error *err) {
         shard->depth = depth;
         shard->count = (uint32_t)left_count;
         shard->data_bytes -= right_bytes;
+        shard->expiring -= right_expiring;
         atomic_store_explicit(&shard->array, left_array, memory_order_relaxed);
         left_array = 0;
         kv_array_free(table, old);
@@ -410,6 +558,10 @@ static kv_status broken(kv_error *err, const kv_shard *shard, const char *what) 
 
 kv_status kv_shard_verify(kv_table *table, kv_shard *shard, kv_error *err) {
     kv_array array = kv_shard_array(shard);
+    if (array == 0)
+        return shard->undo == NULL ? KV_OK
+                                   : broken(err, shard, "it is not loaded, but was changed");
+    uint32_t expiring = 0;
     kv_bucket *buckets = kv_array_buckets(array);
     uint32_t count = 0;
     uint64_t data_bytes = 0;
@@ -419,7 +571,7 @@ kv_status kv_shard_verify(kv_table *table, kv_shard *shard, kv_error *err) {
             uint8_t tag = (uint8_t)(tags >> (8 * slot));
             uint64_t word = atomic_load_explicit(&buckets[i].slots[slot], memory_order_relaxed);
             if (tag == 0) {
-                if (word != 0)
+                if (kv_slot_entry(word) != NULL)
                     return broken(err, shard, "a free slot is not empty");
                 continue;
             }
@@ -434,11 +586,14 @@ kv_status kv_shard_verify(kv_table *table, kv_shard *shard, kv_error *err) {
                 return broken(err, shard, "an entry is not found under its key");
             if (atomic_load(&e->references) == 0)
                 return broken(err, shard, "an entry has no references");
+            if (e->expires && (shard->expiring == 0 || kv_entry_expiry(e) < shard->next_expiry))
+                return broken(err, shard, "an entry expires earlier than it says");
             count++;
+            expiring += e->expires;
             data_bytes += kv_entry_data_size(e);
         }
     }
-    if (count != shard->count || data_bytes != shard->data_bytes)
+    if (count != shard->count || data_bytes != shard->data_bytes || expiring != shard->expiring)
         return broken(err, shard, "its counts are wrong");
     uint64_t lsn = UINT64_MAX;
     uint32_t undo_count = 0, clears = 0;

@@ -14,7 +14,8 @@
  *
  * A bucket is one cache line: seven tags and a count of entries that found no room here, then seven
  * slots.  A slot is the entry's address (48 bits) with the 16 bucket bits of its hash on top: growing a
- * shard touches no entry, and a lookup touches a wrong one once in millions of times.
+ * shard touches no entry, and a lookup touches a wrong one once in millions of times.  A free slot has tag
+ * and address 0, but its upper bits may remember an evicted key (evict.h).
  *
  * Words of the directory, of arrays and of buckets are atomics, although writers hold the lock: the
  * prefetching pass of kv_get_many peeks at them without it and follows nothing that it sees there.
@@ -29,6 +30,7 @@
 #define KV_BUCKET_SLOTS 7u
 #define KV_SHARD_BUCKETS_MAX 64u /* then it splits */
 #define KV_BUCKET_LOAD 6u        /* entries a bucket, on average, before it grows: 86 % */
+#define KV_EVICT_QUEUE 8u        /* new keys of a shard on probation, see evict.h */
 #define KV_DEPTH_MIN 4u
 #define KV_DEPTH_MAX 26u /* beyond, shards grow instead: a directory of 2^26 words is 512 MiB */
 
@@ -56,11 +58,42 @@ typedef struct kv_shard {
     uint64_t data_bytes;   /* keys and values, newest state */
     uint32_t count;        /* entries, newest state */
     uint32_t undo_count;
-    /* second line: touched only when there is undo */
+    /* second line: touched only by writes, and when there is undo */
     uint64_t undo_oldest_lsn; /* of the last record in `undo` */
+    uint64_t merged_lsn;      /* of the states older than this, only registered snapshots' can be told */
+    uint64_t next_expiry;     /* no entry expires before; means nothing when `expiring` is 0 */
+    uint32_t expiring;        /* entries with an expiry, newest state */
     uint32_t undo_clears;     /* records of kind KV_UNDO_CLEAR: such a shard does not split */
+    uint32_t undo_merge_at;   /* undo_count from which merging is tried again */
+    uint32_t block;           /* while it is not loaded: where it stands in the checkpoint */
+    uint32_t hand;            /* this and what follows: evict.h */
+    uint8_t queue_first, queue_count;
+    uint16_t queue[KV_EVICT_QUEUE];
 } kv_shard;
 static_assert(offsetof(kv_shard, undo_oldest_lsn) == 64, "a lookup touches one line");
+static_assert(sizeof(kv_shard) == 128, "two lines");
+
+/* A shard that is not in memory yet has no bucket array (the word is 0); count, data_bytes, expiring and
+ * next_expiry are right all the same.  It has never been changed since the checkpoint, so it has no undo.  Loading
+ * builds the array without a lock, and puts it in under the shard's: whoever comes second throws his away. */
+static inline bool kv_shard_is_loaded(const kv_shard *shard) {
+    return atomic_load_explicit(&shard->array, memory_order_relaxed) != 0;
+}
+
+/* A shard as a checkpoint tells it. */
+typedef struct kv_shard_origin {
+    uint64_t range_start;
+    uint64_t data_bytes;
+    uint64_t next_expiry;
+    uint32_t depth;
+    uint32_t count;
+    uint32_t expiring;
+} kv_shard_origin;
+
+struct kv_table;
+/* Reads shard number `block` and builds its array.  May be called by several threads at once. */
+typedef kv_status (*kv_shard_loader)(void *arg, struct kv_table *table, uint32_t block,
+                                     kv_array *array, kv_error *err);
 
 typedef struct kv_directory {
     struct kv_directory *older; /* kept until the table ends */
@@ -77,6 +110,11 @@ typedef struct kv_table {
     _Atomic(kv_directory *) directory;
     kv_mutex directory_mutex; /* who changes the directory */
     _Atomic uint64_t shard_count;
+    kv_shard_loader loader; /* constant while `unloaded` is not 0 */
+    void *loader_arg;
+    _Atomic uint64_t unloaded; /* shards.  Release by who loads the last one, acquire by who asks */
+    _Atomic uint64_t loading;  /* calls of the loader; raised under the lock of a shard that is not loaded, so
+                                  when both are 0 there will never be one again.  seq_cst */
 } kv_table;
 
 /* Where an entry stands in a locked shard. */
@@ -86,6 +124,11 @@ typedef struct kv_place {
 } kv_place;
 
 kv_status kv_table_init(kv_table *table, kv_siphash_key hash_key, kv_error *err) KV_MUST_CHECK;
+/* The same with `count` shards that are still to be loaded; `origin` tells each.  They cover all hashes, in order
+ * (checked: KV_ERR_CORRUPT). */
+kv_status kv_table_init_unloaded(kv_table *table, kv_siphash_key hash_key, size_t count,
+                                 void (*origin)(void *arg, size_t number, kv_shard_origin *o),
+                                 kv_shard_loader loader, void *arg, kv_error *err) KV_MUST_CHECK;
 /* Frees all memory; entries live on in the pool while somebody pins it. */
 void kv_table_fini(kv_table *table);
 
@@ -113,7 +156,13 @@ void kv_shard_remove(kv_shard *shard, uint64_t hash, kv_place place);
 
 /* An empty array (for clear), owned by the caller; 0 when there is no memory. */
 kv_array kv_array_create(kv_table *table, uint32_t entries);
+/* The array of a shard with so many entries: as large as a split would have made it. */
+kv_array kv_array_create_for(kv_table *table, uint32_t depth, uint32_t entries);
 void kv_array_free(kv_table *table, kv_array array);
+/* With all its entries; 0 is allowed. */
+void kv_array_release(kv_table *table, kv_array array);
+/* The array has room, and does not have the key. */
+void kv_array_insert(kv_array array, uint64_t hash, kv_entry *entry);
 kv_entry *kv_array_find(kv_array array, uint64_t hash, kv_bytes key, kv_place *place);
 /* Calls `visit` with each entry of the array. */
 void kv_array_visit(kv_array array, void (*visit)(void *arg, kv_entry *entry), void *arg);
@@ -206,6 +255,36 @@ static inline kv_entry *kv_shard_find(const kv_shard *shard, uint64_t hash, kv_b
     return kv_array_find(kv_shard_array(shard), hash, key, place);
 }
 
+/* Loads the shard that owns the hash, which is locked and not loaded; *shard is the owner then, locked.  On
+ * failure nothing is locked. */
+kv_status kv_table_load_locked(kv_table *table, uint64_t hash, kv_shard **shard, kv_error *err)
+    KV_MUST_CHECK;
+
+/* Locks the shard that owns the hash, and loads it if need be.  KV_BUSY: `nowait`, and it would have to wait.
+ * Nothing is locked unless KV_OK. */
+static inline kv_status kv_table_lock_loaded(kv_table *table, uint64_t hash, bool nowait,
+                                             kv_shard **shard, kv_error *err) {
+    *shard = nowait ? kv_table_try_lock(table, hash) : kv_table_lock(table, hash);
+    if (*shard == NULL)
+        return KV_BUSY;
+    if (kv_shard_is_loaded(*shard))
+        return KV_OK;
+    if (nowait) {
+        kv_shard_unlock(*shard);
+        return KV_BUSY;
+    }
+    return kv_table_load_locked(table, hash, shard, err);
+}
+
+/* Nothing is left to be loaded, and nobody is at it. */
+static inline bool kv_table_loader_is_done(const kv_table *table) {
+    return atomic_load(&table->unloaded) == 0 && atomic_load(&table->loading) == 0;
+}
+
+static inline bool kv_table_is_loaded(const kv_table *table) {
+    return atomic_load_explicit(&table->unloaded, memory_order_acquire) == 0;
+}
+
 /* Three steps of a lookup to come, each after the one before has had time to arrive. */
 static inline kv_shard *kv_table_prefetch_shard(kv_table *table, uint64_t hash) {
     kv_shard *shard = kv_table_shard(table, hash);
@@ -221,8 +300,8 @@ static inline void kv_shard_prefetch_bucket(const kv_shard *shard, uint64_t hash
 
 static inline void kv_shard_prefetch_entry(const kv_shard *shard, uint64_t hash) {
     kv_array array = kv_shard_array(shard);
-    if (kv_array_count(array) > KV_POOL_SLAB_MAX / sizeof(kv_bucket))
-        return; /* such an array may be unmapped when somebody replaces it */
+    if (array == 0 || kv_array_count(array) > KV_POOL_SLAB_MAX / sizeof(kv_bucket))
+        return; /* not loaded; and a large one may be unmapped when somebody replaces it */
     uint32_t index = kv_bucket_index(kv_hash_bucket_bits(hash), kv_array_count(array));
     kv_bucket *bucket = kv_array_buckets(array) + index;
     uint64_t tags = atomic_load_explicit(&bucket->tags, memory_order_relaxed);

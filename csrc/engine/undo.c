@@ -98,6 +98,89 @@ kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn, kv_undo *dead) {
     }
 }
 
+/* Of a change; one that was merged away still has its entry. */
+static kv_bytes record_key(const kv_undo *r) {
+    return kv_entry_key(r->change.before ? r->change.before : r->change.after);
+}
+
+/* ---- Merging ------------------------------------------------------------------------------------ */
+
+/* The newest record of each key in one interval between snapshots; a small open-addressing table, at most
+ * half full.  A slot of another round is a free one. */
+typedef struct latest {
+    struct latest_slot {
+        kv_undo *record;
+        uint32_t round;
+    } *slots;
+    size_t mask;
+    uint32_t round;
+} latest;
+
+static struct latest_slot *latest_find(const latest *l, const kv_undo *r) {
+    kv_bytes key = record_key(r);
+    size_t i = (size_t)r->change.hash & l->mask;
+    for (; l->slots[i].round == l->round; i = (i + 1) & l->mask) {
+        const kv_undo *other = l->slots[i].record;
+        kv_bytes other_key = record_key(other);
+        if (other->change.hash == r->change.hash && other_key.size == key.size &&
+            (key.size == 0 || memcmp(other_key.data, key.data, key.size) == 0))
+            break;
+    }
+    return &l->slots[i];
+}
+
+kv_undo *kv_undo_merge(kv_shard *shard, const uint64_t *bounds, size_t count, kv_undo *dead) {
+    latest l = {.mask = 15};
+    while (l.mask + 1 < (size_t)shard->undo_count * 2)
+        l.mask = l.mask * 2 + 1;
+    l.slots = kv_mem_alloc_zero((l.mask + 1) * sizeof *l.slots);
+    if (l.slots == NULL)
+        return dead; /* later, then */
+    uint64_t lower = bounds[count - 1]; /* of the interval; round 0: above all bounds */
+    for (kv_undo *r = shard->undo; r != NULL; r = r->next) {
+        if (r->lsn <= lower || (r->kind == KV_UNDO_CLEAR && l.round > 0))
+            l.round++;
+        while (r->lsn <= lower && count > 0) {
+            count--;
+            lower = count > 0 ? bounds[count - 1] : 0;
+        }
+        if (r->kind == KV_UNDO_CLEAR || l.round == 0)
+            continue;
+        struct latest_slot *slot = latest_find(&l, r);
+        if (slot->round == l.round) {
+            /* Nobody reads at an LSN from r's up to the newer one's: what stood between is not needed. */
+            kv_undo *newer = slot->record;
+            r->change.after = newer->change.after;
+            newer->kind = KV_UNDO_MERGED;
+            if (newer->lsn > shard->merged_lsn)
+                shard->merged_lsn = newer->lsn;
+            if (r->change.before == NULL && r->change.after == NULL) {
+                r->kind = KV_UNDO_MERGED; /* it came and went: nothing is left to be told */
+                continue;
+            }
+        }
+        *slot = (struct latest_slot){r, l.round};
+    }
+    kv_mem_free(l.slots);
+    uint64_t oldest_lsn = 0;
+    kv_undo **end = &shard->undo;
+    for (kv_undo *r = shard->undo, *next; r != NULL; r = next) {
+        next = r->next;
+        if (r->kind == KV_UNDO_MERGED) {
+            *end = next;
+            r->kind = KV_UNDO_CHANGE; /* to be freed with what it holds */
+            r->next = dead;
+            dead = r;
+            shard->undo_count--;
+        } else {
+            end = &r->next;
+            oldest_lsn = r->lsn;
+        }
+    }
+    shard->undo_oldest_lsn = oldest_lsn;
+    return dead;
+}
+
 /* Blocks on their way back to the pool, by stripe. */
 typedef struct sweeper {
     kv_pool *pool;
@@ -120,7 +203,7 @@ static void sweep_block(sweeper *s, unsigned stripe, void *block, size_t size) {
 
 static void sweep_entry(void *arg, kv_entry *e) {
     if (e != NULL && kv_entry_drop(e))
-        sweep_block(arg, e->stripe, e, kv_entry_block_size(e->key_size, e->value_size));
+        sweep_block(arg, e->stripe, e, kv_entry_size(e));
 }
 
 static void free_one(kv_table *table, kv_undo *r) {
@@ -171,6 +254,8 @@ static void undo_clear(kv_table *table, kv_shard *shard, kv_undo *r) {
     atomic_store_explicit(&shard->array, r->clear.array, memory_order_relaxed);
     shard->count = r->clear.count;
     shard->data_bytes = r->clear.data_bytes;
+    shard->expiring = r->clear.expiring;
+    shard->next_expiry = 0; /* not known any more: whoever sweeps will look */
     shard->undo_clears--;
 }
 
@@ -215,8 +300,11 @@ kv_status kv_undo_rollback(kv_table *table, kv_shard *shard, uint64_t lsn, kv_er
             shard->undo_oldest_lsn = 0;
         kv_undo_discard(table, r);
     }
-    if (shard->last_lsn > lsn)
+    if (shard->last_lsn > lsn) {
         shard->last_lsn = shard->undo != NULL ? shard->undo->lsn : shard->pruned_lsn;
+        if (shard->last_lsn < shard->merged_lsn)
+            shard->last_lsn = shard->merged_lsn; /* that record went into an older one */
+    }
     return KV_OK;
 }
 
@@ -239,10 +327,6 @@ typedef struct past {
     const kv_undo **records; /* the oldest one above the LSN for its key */
     size_t mask;
 } past;
-
-static kv_bytes record_key(const kv_undo *r) {
-    return kv_entry_key(r->change.before ? r->change.before : r->change.after);
-}
 
 static const kv_undo **past_find(const past *p, uint64_t hash, kv_bytes key) {
     size_t i = (size_t)hash & p->mask;

@@ -10,6 +10,8 @@
  * Invariants (of one shard, under its lock)
  *  - records stand in descending order of LSN; `undo_oldest_lsn` is the last one's;
  *  - a change without a record has an LSN <= pruned_lsn: states before pruned_lsn cannot be told;
+ *  - of several changes of one key between two registered snapshots one record may stand for all
+ *    (kv_undo_merge): below merged_lsn only the states at registered snapshots can be told;
  *  - the record of a replaced or removed entry holds the table's reference to it;
  *  - `after` needs none: while the record lives, its entry is in the table, or in a newer record.
  */
@@ -21,6 +23,7 @@
 typedef enum kv_undo_kind {
     KV_UNDO_CHANGE, /* one key: put, replaced or removed */
     KV_UNDO_CLEAR,  /* the whole shard was emptied */
+    KV_UNDO_MERGED, /* inside kv_undo_merge only */
 } kv_undo_kind;
 
 struct kv_undo {
@@ -36,6 +39,7 @@ struct kv_undo {
             kv_array array; /* with all its entries and their references */
             uint64_t data_bytes;
             uint32_t count;
+            uint32_t expiring;
         } clear;
     };
     uint8_t kind;
@@ -83,6 +87,11 @@ uint64_t kv_undo_latest_change(const kv_shard *shard, uint64_t hash, kv_bytes ke
  * none yet).  The caller frees the whole list with kv_undo_free_all, after unlocking. */
 kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn, kv_undo *dead);
 void kv_undo_free_all(kv_table *table, kv_undo *records);
+
+/* Of several records of one key between which nobody reads, keeps one.  `bounds`: in ascending order, the LSNs
+ * of all registered snapshots, then the visible LSN (records above it are left alone).  Others than those
+ * snapshots can no longer read below shard->merged_lsn.  The same list as kv_undo_prune. */
+kv_undo *kv_undo_merge(kv_shard *shard, const uint64_t *bounds, size_t count, kv_undo *dead);
 
 /* Undoes every change above `lsn`.  KV_ERR_NOMEM: some are left, with their records, so readers at
  * `lsn` are still right. */

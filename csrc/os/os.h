@@ -57,7 +57,16 @@ struct kv_os {
     int (*unlock)(void *ctx, int file);
 
     int (*random)(void *ctx, void *buffer, size_t size); /* fills it all; unpredictable */
+
+    /* Ms since 1970 by the wall clock, which may be set to and fro.  NULL in the table: the system's. */
+    uint64_t (*clock_ms)(void *ctx);
+    /* Begins to write what was written of the range to the disk, and waits for what was begun before if
+     * `wait`: so that a sync at the end finds little left.  A hint; NULL in the table: not done. */
+    void (*write_back)(void *ctx, int file, uint64_t offset, uint64_t size, bool wait);
 };
+
+/* kv_os.clock_ms, or the system's clock where the table has none. */
+uint64_t kv_os_clock_ms(const kv_os *os);
 
 /* The operating system. */
 extern const kv_os kv_os_posix;

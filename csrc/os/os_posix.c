@@ -29,6 +29,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 /* macOS refuses transfers above INT_MAX; half of that is plenty for one call anywhere. */
@@ -338,6 +339,27 @@ static int posix_random(void *ctx, void *buffer, size_t size) {
     return 0;
 }
 
+static uint64_t posix_clock_ms(void *ctx) {
+    (void)ctx;
+    struct timespec now = {0};
+    clock_gettime(CLOCK_REALTIME, &now);
+    return now.tv_sec < 0 ? 0 : (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+uint64_t kv_os_clock_ms(const kv_os *os) {
+    return os->clock_ms != NULL ? os->clock_ms(os->ctx) : posix_clock_ms(NULL);
+}
+
+#ifdef __linux__
+static void posix_write_back(void *ctx, int file, uint64_t offset, uint64_t size, bool wait) {
+    (void)ctx;
+    unsigned flags = SYNC_FILE_RANGE_WRITE;
+    if (wait)
+        flags |= SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WAIT_AFTER;
+    (void)!sync_file_range(file, (off_t)offset, (off_t)size, flags);
+}
+#endif
+
 const kv_os kv_os_posix = {
     .dir_open = posix_dir_open,
     .dir_identity = posix_dir_identity,
@@ -356,4 +378,8 @@ const kv_os kv_os_posix = {
     .lock = posix_lock,
     .unlock = posix_unlock,
     .random = posix_random,
+    .clock_ms = posix_clock_ms,
+#ifdef __linux__
+    .write_back = posix_write_back,
+#endif
 };

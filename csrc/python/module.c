@@ -2,6 +2,7 @@
 #include "module.h"
 
 #include "convert.h"
+#include "files.h"
 #include "store.h"
 
 #if PY_VERSION_HEX < 0x030B0000
@@ -24,6 +25,8 @@ kvpy_state *kvpy_state_of_type(PyTypeObject *type) {
     "parent has closed it."
 #define DOC_read_only_error "A write to a store that was opened with read_only=True."
 #define DOC_limit_error "A key, a value or a commit is over its limit; nothing was changed."
+#define DOC_memory_limit_error                                                                   \
+    "A write would need more memory than the store's max_memory; nothing was changed."
 #define DOC_storage_error                                                                        \
     "A file operation failed, or the disk is full.\n\nAn OSError: errno, strerror, filename."
 #define DOC_failed_error                                                                         \
@@ -35,6 +38,9 @@ kvpy_state *kvpy_state_of_type(PyTypeObject *type) {
     "Stored bytes are damaged; nothing was changed.\n\npath: the file; offset: the byte, or None."
 #define DOC_version_error                                                                        \
     "The store has a format that this version of pykv does not read.\n\npath: the file."
+#define DOC_checkpoint_warning                                                                   \
+    "A checkpoint that the store made by itself failed.  No data is lost or at risk: the log is "\
+    "kept, grows on, and another checkpoint is tried later."
 
 /* "pykv.Error": where users find it, not where it is made. */
 static int add_exception(PyObject *module, PyObject **field, const char *full_name,
@@ -100,6 +106,11 @@ static int module_exec(PyObject *module) {
         PyModule_AddIntConstant(module, "VALUE_MAX", KV_VALUE_MAX) < 0 ||
         PyModule_AddIntConstant(module, "COMMIT_MAX", KV_COMMIT_MAX) < 0)
         return -1;
+    PyObject *expiry_max = PyLong_FromUnsignedLongLong(KV_EXPIRY_MAX);
+    int result = expiry_max != NULL ? PyModule_AddObjectRef(module, "_EXPIRY_MAX", expiry_max) : -1;
+    Py_XDECREF(expiry_max);
+    if (result < 0)
+        return -1;
     return 0;
 }
 
@@ -149,10 +160,21 @@ PyDoc_STRVAR(own_methods_doc,
              "fast instructions for calling a C method of the object's very class; an inherited\n"
              "one takes some 10 ns more.");
 
+PyDoc_STRVAR(check_doc,
+             "_check($module, path, problems, progress, /)\n--\n\n"
+             "Reads the files of the store at path.  Appends (path, offset, message, loss) to the\n"
+             "list problems for each of the first 10,000 of them, and gives the counts as a dict.");
+PyDoc_STRVAR(repair_doc,
+             "_repair($module, path, into, problems, suspects, progress, /)\n--\n\n"
+             "As _check(), and writes what is whole into the empty Store into.  Appends the keys\n"
+             "whose value may be lost or outdated to the list suspects: the first 10,000.");
+
 static PyMethodDef module_methods[] = {
     {"_own_methods", kvpy_store_own_methods, METH_O, own_methods_doc},
     {"_key_bytes", kvpy_key_bytes, METH_O, key_bytes_doc},
     {"_value_bytes", kvpy_value_bytes, METH_O, value_bytes_doc},
+    {"_check", (PyCFunction)(void (*)(void))kvpy_check, METH_FASTCALL, check_doc},
+    {"_repair", (PyCFunction)(void (*)(void))kvpy_repair, METH_FASTCALL, repair_doc},
     {NULL, NULL, 0, NULL},
 };
 

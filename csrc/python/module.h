@@ -8,11 +8,15 @@
  *     convert.c     Python objects into kv_bytes and back
  *     arguments.c   positional and keyword arguments of fast calls
  *     operations.c  many keys, or many puts and deletes, gathered for one call
+ *     work.c        calls that take long: progress, interruption
  *     store.c       type Store: life cycle, attributes; store_doc.h has its docstrings
  *     store_one.c   Store: operations on one key
+ *     store_expiry.c  Store: when keys expire
  *     store_many.c  Store: operations on many keys
+ *     store_upkeep.c  Store: checkpoint, backup, preload
  *     snapshot.c    types Snapshot and its iterator
  *     view.c        type View: a pinned value as a buffer
+ *     files.c       the files of a store that is not open: check, repair
  *
  * The state is reached through the objects: each holds a borrowed pointer to it, which its
  * type keeps alive (type -> module -> state).  There is no other global state, so that every
@@ -26,18 +30,20 @@
 
 #include "../kv.h"
 
-/*      field             name               first base          second base       */
+/*      field               name                 first base            second base       */
 #define KVPY_EXCEPTION_TABLE(X)                                                                  \
-    X(error,            "Error",           PyExc_Exception,      NULL)                           \
-    X(closed_error,     "ClosedError",     state->error,         NULL)                           \
-    X(fork_error,       "ForkError",       state->error,         NULL)                           \
-    X(read_only_error,  "ReadOnlyError",   state->error,         NULL)                           \
-    X(limit_error,      "LimitError",      state->error,         PyExc_ValueError)               \
-    X(storage_error,    "StorageError",    state->error,         PyExc_OSError)                  \
-    X(failed_error,     "FailedError",     state->storage_error, NULL)                           \
-    X(locked_error,     "LockedError",     state->error,         PyExc_OSError)                  \
-    X(corruption_error, "CorruptionError", state->error,         NULL)                           \
-    X(version_error,    "VersionError",    state->error,         NULL)
+    X(error,              "Error",             PyExc_Exception,      NULL)                       \
+    X(closed_error,       "ClosedError",       state->error,         NULL)                       \
+    X(fork_error,         "ForkError",         state->error,         NULL)                       \
+    X(read_only_error,    "ReadOnlyError",     state->error,         NULL)                       \
+    X(limit_error,        "LimitError",        state->error,         PyExc_ValueError)           \
+    X(memory_limit_error, "MemoryLimitError",  state->error,         PyExc_MemoryError)          \
+    X(storage_error,      "StorageError",      state->error,         PyExc_OSError)              \
+    X(failed_error,       "FailedError",       state->storage_error, NULL)                       \
+    X(locked_error,       "LockedError",       state->error,         PyExc_OSError)              \
+    X(corruption_error,   "CorruptionError",   state->error,         NULL)                       \
+    X(version_error,      "VersionError",      state->error,         NULL)                       \
+    X(checkpoint_warning, "CheckpointWarning", PyExc_RuntimeWarning, NULL)
 
 /* Names of attributes that are looked up, interned once.  The interpreter's cache of look-ups goes
  * by a name's address (up to 3.11): a fresh str each time would push everything else out of it. */

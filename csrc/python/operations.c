@@ -190,6 +190,7 @@ static inline int add(kvpy_operations *o, PyObject *key, PyObject *value) {
     kept[0] = Py_NewRef(key);
     kept[1] = Py_XNewRef(value);
     op->kind = value != NULL ? KV_OP_PUT : KV_OP_DELETE;
+    op->expiry = 0;
     if (KVPY_UNLIKELY(bytes_of(&kept[0], KVPY_KEY, &op->key) < 0 ||
                       (value != NULL && bytes_of(&kept[1], KVPY_VALUE, &op->value) < 0))) {
         Py_DECREF(kept[0]);
@@ -200,9 +201,50 @@ static inline int add(kvpy_operations *o, PyObject *key, PyObject *value) {
     return 0;
 }
 
-/* `none_deletes`: a value of None is a deletion.  A conversion may run Python code that
- * changes the dict; PyDict_Next stays safe, and the check tells. */
-static int add_dict_locked(kvpy_operations *o, PyObject *dict, bool none_deletes) {
+static int expiry_from(PyObject *object, uint64_t *expiry) {
+    *expiry = PyLong_AsUnsignedLongLong(object);
+    return *expiry == UINT64_MAX && PyErr_Occurred() ? -1 : 0;
+}
+
+/* (value, expiry) */
+static int add_expiring(kvpy_operations *o, PyObject *key, PyObject *pair) {
+    uint64_t expiry;
+    if (PyTuple_GET_SIZE(pair) != 2) {
+        PyErr_SetString(PyExc_ValueError, "a tuple of operations must be (value, expiry)");
+        return -1;
+    }
+    if (expiry_from(PyTuple_GET_ITEM(pair, 1), &expiry) < 0 ||
+        add(o, key, PyTuple_GET_ITEM(pair, 0)) < 0)
+        return -1;
+    o->ops[o->count - 1].expiry = expiry;
+    return 0;
+}
+
+static int add_expire(kvpy_operations *o, PyObject *key, PyObject *moment) {
+    uint64_t expiry;
+    if (expiry_from(moment, &expiry) < 0 || add(o, key, NULL) < 0)
+        return -1;
+    o->ops[o->count - 1].kind = KV_OP_EXPIRE;
+    o->ops[o->count - 1].expiry = expiry;
+    return 0;
+}
+
+/* See kvpy_operations_add_mixed. */
+static inline int add_what(kvpy_operations *o, PyObject *key, PyObject *what) {
+    if (KVPY_LIKELY(PyBytes_CheckExact(what)))
+        return add(o, key, what);
+    if (what == Py_None)
+        return add(o, key, NULL);
+    if (PyTuple_CheckExact(what))
+        return add_expiring(o, key, what);
+    if (PyLong_CheckExact(what))
+        return add_expire(o, key, what);
+    return add(o, key, what);
+}
+
+/* A conversion may run Python code that changes the dict; PyDict_Next stays safe, and the check
+ * tells. */
+static int add_dict_locked(kvpy_operations *o, PyObject *dict, bool mixed) {
     Py_ssize_t size = PyDict_GET_SIZE(dict), position = 0;
     if (reserve(o, (size_t)size) < 0)
         return -1;
@@ -212,16 +254,16 @@ static int add_dict_locked(kvpy_operations *o, PyObject *dict, bool none_deletes
             PyErr_SetString(PyExc_RuntimeError, "dictionary changed size during iteration");
             return -1;
         }
-        if (add(o, key, none_deletes && value == Py_None ? NULL : value) < 0)
+        if ((mixed ? add_what(o, key, value) : add(o, key, value)) < 0)
             return -1;
     }
     return 0;
 }
 
-static int add_dict(kvpy_operations *o, PyObject *dict, bool none_deletes) {
+static int add_dict(kvpy_operations *o, PyObject *dict, bool mixed) {
     int result;
     KVPY_BEGIN_EXCLUSIVE(dict);
-    result = add_dict_locked(o, dict, none_deletes);
+    result = add_dict_locked(o, dict, mixed);
     KVPY_END_EXCLUSIVE();
     return result;
 }
@@ -368,6 +410,11 @@ int kvpy_operations_add_mixed(kvpy_operations *o, PyObject *dict) {
         return -1;
     }
     return add_dict(o, dict, true);
+}
+
+void kvpy_operations_set_expiry(kvpy_operations *o, uint64_t expiry) {
+    for (size_t i = 0; i < o->count; i++)
+        o->ops[i].expiry = expiry;
 }
 
 void kvpy_operations_fini(kvpy_operations *o) {

@@ -47,6 +47,8 @@ typedef struct rule {
 #define RULE_KV_ERR_INVALID BUILTIN(SHAPE_MESSAGE, PyExc_ValueError)
 #define RULE_KV_ERR_NOTINT BUILTIN(SHAPE_MESSAGE, PyExc_ValueError)
 #define RULE_KV_ERR_RANGE BUILTIN(SHAPE_MESSAGE, PyExc_OverflowError)
+#define RULE_KV_ERR_MEMLIMIT OURS(SHAPE_MESSAGE, memory_limit_error, 0)
+#define RULE_KV_ERR_CANCELLED OURS(SHAPE_MESSAGE, error, 0) /* the callback's own exception is set */
 
 static rule rule_of(kv_status status) {
     switch (status) {
@@ -95,19 +97,21 @@ static PyObject *new_os(PyObject *type, const rule *r, const kv_error *err) {
     return exception;
 }
 
+/* "PATH: at byte N: MESSAGE", as much of it as is known. */
+static PyObject *text_at(PyObject *path, int64_t offset, PyObject *message) {
+    if (path == Py_None)
+        return Py_NewRef(message);
+    if (offset < 0)
+        return PyUnicode_FromFormat("%U: %U", path, message);
+    return PyUnicode_FromFormat("%U: at byte %lld: %U", path, (long long)offset, message);
+}
+
 static PyObject *new_place(PyObject *type, const rule *r, const kv_error *err) {
     PyObject *message = message_of(r->status, err);
     PyObject *path = path_of(err);
     PyObject *text = NULL, *exception = NULL;
-    if (message != NULL && path != NULL) {
-        if (path == Py_None)
-            text = Py_NewRef(message);
-        else if (err->offset < 0)
-            text = PyUnicode_FromFormat("%U: %U", path, message);
-        else
-            text = PyUnicode_FromFormat("%U: at byte %lld: %U", path, (long long)err->offset,
-                                        message);
-    }
+    if (message != NULL && path != NULL)
+        text = text_at(path, err->offset, message);
     if (text != NULL)
         exception = PyObject_CallOneArg(type, text);
     if (exception != NULL &&
@@ -128,6 +132,19 @@ static PyObject *new_message(PyObject *type, const rule *r, const kv_error *err)
     PyObject *exception = PyObject_CallOneArg(type, message);
     Py_DECREF(message);
     return exception;
+}
+
+PyObject *kvpy_error_text(const kv_error *err) {
+    if (err->status >= 0)
+        return Py_NewRef(Py_None);
+    PyObject *message = message_of(err->status, err);
+    PyObject *path = path_of(err);
+    PyObject *text = NULL;
+    if (message != NULL && path != NULL)
+        text = text_at(path, err->offset, message);
+    Py_XDECREF(message);
+    Py_XDECREF(path);
+    return text;
 }
 
 PyObject *kvpy_raise(const kvpy_state *state, kv_status status, const kv_error *err) {

@@ -9,4 +9,7 @@
  * `err` must be what the failing call filled. */
 PyObject *kvpy_raise(const kvpy_state *state, kv_status status, const kv_error *err);
 
+/* The error as one line of text (new reference); None when its status is none of a failure. */
+PyObject *kvpy_error_text(const kv_error *err);
+
 #endif

@@ -23,7 +23,7 @@ typedef struct snapshot {
     kv_snapshot *snapshot;
 } snapshot;
 
-typedef enum part { PART_KEYS, PART_VALUES, PART_ITEMS } part;
+typedef enum part { PART_KEYS, PART_VALUES, PART_ITEMS, PART_RECORDS } part;
 
 typedef struct iterator {
     PyObject_HEAD
@@ -215,9 +215,10 @@ static void iterator_claim(iterator *self) {
     self->busy = true;
 }
 
-/* Key and value of the next item (new references; NULL for what the part does not want), or
- * KV_NOTFOUND at the end. */
-static kv_status iterator_take(iterator *self, PyObject **key, PyObject **value, kv_error *err) {
+/* Key and value of the next item (new references; NULL for what the part does not want) and its
+ * expiry, or KV_NOTFOUND at the end. */
+static kv_status iterator_take(iterator *self, PyObject **key, PyObject **value,
+                               uint64_t *expiry, kv_error *err) {
     *key = *value = NULL;
     if (self->next == self->count) {
         kv_status status = KV_NOTFOUND;
@@ -243,15 +244,17 @@ static kv_status iterator_take(iterator *self, PyObject **key, PyObject **value,
             return kv_fail_nomem(err, item->value.size);
         }
     }
+    *expiry = item->expiry;
     self->next++;
     return KV_OK;
 }
 
 static PyObject *iterator_next_exclusive(iterator *self) {
     PyObject *key, *value;
+    uint64_t expiry = 0;
     kv_error err;
     iterator_claim(self);
-    kv_status status = iterator_take(self, &key, &value, &err);
+    kv_status status = iterator_take(self, &key, &value, &expiry, &err);
     self->busy = false; /* first: what follows may run Python code */
     if (status < 0)
         return kvpy_raise(self->owner->store->state, status, &err);
@@ -259,6 +262,8 @@ static PyObject *iterator_next_exclusive(iterator *self) {
         iterator_end(self);
     if (key == NULL || value == NULL)
         return key != NULL ? key : value;
+    if (self->part == PART_RECORDS)
+        return Py_BuildValue("(NNK)", key, value, (unsigned long long)expiry);
     PyObject *pair = PyTuple_New(2);
     if (pair == NULL) {
         Py_DECREF(key);
@@ -306,6 +311,10 @@ static PyObject *snapshot_items(PyObject *op, PyObject *Py_UNUSED(ignored)) {
     return iterator_new((snapshot *)op, PART_ITEMS);
 }
 
+static PyObject *snapshot_records(PyObject *op, PyObject *Py_UNUSED(ignored)) {
+    return iterator_new((snapshot *)op, PART_RECORDS);
+}
+
 static PyObject *snapshot_iter(PyObject *op) {
     return iterator_new((snapshot *)op, PART_KEYS);
 }
@@ -343,6 +352,9 @@ PyDoc_STRVAR(snapshot_values_doc,
              "values($self, /)\n--\n\nAn iterator over all values, in the order of keys().");
 PyDoc_STRVAR(snapshot_items_doc,
              "items($self, /)\n--\n\nAn iterator over all pairs (key, value).");
+PyDoc_STRVAR(snapshot_records_doc,
+             "_records($self, /)\n--\n\n"
+             "An iterator over all (key, value, expiry); expiry in ms since 1970, 0: never.");
 
 static PyMethodDef snapshot_methods[] = {
     {"get", (PyCFunction)(void (*)(void))snapshot_get, METH_FASTCALL | METH_KEYWORDS,
@@ -350,6 +362,7 @@ static PyMethodDef snapshot_methods[] = {
     {"keys", snapshot_keys, METH_NOARGS, snapshot_keys_doc},
     {"values", snapshot_values, METH_NOARGS, snapshot_values_doc},
     {"items", snapshot_items, METH_NOARGS, snapshot_items_doc},
+    {"_records", snapshot_records, METH_NOARGS, snapshot_records_doc},
     {NULL, NULL, 0, NULL},
 };
 

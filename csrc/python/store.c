@@ -16,6 +16,11 @@ static const char *const sync_names[] = {
     [KV_SYNC_NEVER] = "never",
 };
 
+static const char *const when_full_names[] = {
+    [KV_FULL_REFUSE] = "refuse",
+    [KV_FULL_EVICT] = "evict",
+};
+
 /* ---- Opening ------------------------------------------------------------------------------- */
 
 static PyObject *store_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
@@ -29,24 +34,86 @@ static PyObject *store_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     self->db = NULL;
     self->state = state;
     self->path = Py_NewRef(Py_None);
-    self->try_read = self->try_write = false;
+    self->try_read = self->try_write = self->may_warn = false;
     return (PyObject *)self;
 }
 
-static int read_sync(PyObject *object, kv_sync *sync) {
+/* The place of a str among `names`; -1 with an exception. */
+static int read_name(PyObject *object, const char *option, const char *const *names, int count,
+                     const char *choices) {
     if (!PyUnicode_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "sync must be a str, not %.200s", Py_TYPE(object)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s must be a str, not %.200s", option,
+                     Py_TYPE(object)->tp_name);
         return -1;
     }
-    for (int i = KV_SYNC_ALWAYS; i <= KV_SYNC_NEVER; i++) {
-        if (PyUnicode_CompareWithASCIIString(object, sync_names[i]) == 0) {
-            *sync = (kv_sync)i;
-            return 0;
-        }
+    for (int i = 0; i < count; i++) {
+        if (PyUnicode_CompareWithASCIIString(object, names[i]) == 0)
+            return i;
     }
-    PyErr_Format(PyExc_ValueError, "sync must be 'always', 'interval' or 'never', not %R",
-                 object);
+    PyErr_Format(PyExc_ValueError, "%s must be %s, not %R", option, choices, object);
     return -1;
+}
+
+static int read_sync(PyObject *object, kv_sync *sync) {
+    int i = read_name(object, "sync", sync_names, KV_SYNC_NEVER + 1,
+                      "'always', 'interval' or 'never'");
+    if (i < 0)
+        return -1;
+    *sync = (kv_sync)i;
+    return 0;
+}
+
+static int read_when_full(PyObject *object, kv_when_full *when_full) {
+    int i = read_name(object, "when_full", when_full_names, KV_FULL_EVICT + 1,
+                      "'refuse' or 'evict'");
+    if (i < 0)
+        return -1;
+    *when_full = (kv_when_full)i;
+    return 0;
+}
+
+/* A number of bytes from `least` up. */
+static int read_bytes(PyObject *object, const char *option, uint64_t least, uint64_t *bytes) {
+    if (!PyLong_Check(object) || PyBool_Check(object)) {
+        PyErr_Format(PyExc_TypeError, "%s must be an int, not %.200s", option,
+                     Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    int overflow;
+    long long number = PyLong_AsLongLongAndOverflow(object, &overflow);
+    if (overflow != 0 || number < 0 || (uint64_t)number < least) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s must be a number of bytes from %llu to 2**63 - 1, not %R", option,
+                     (unsigned long long)least, object);
+        return -1;
+    }
+    *bytes = (uint64_t)number;
+    return 0;
+}
+
+static int read_max_memory(PyObject *object, uint64_t *bytes) {
+    *bytes = 0;
+    return object != Py_None ? read_bytes(object, "max_memory", 1, bytes) : 0;
+}
+
+#define RATIO_MAX 1e6
+
+/* The engine has a whole percentage, and 0 for "only when asked for". */
+static int read_ratio(PyObject *object, uint32_t *percent) {
+    *percent = 0;
+    if (object == Py_None)
+        return 0;
+    double ratio = PyBool_Check(object) ? -1.0 : PyFloat_AsDouble(object);
+    if (ratio == -1.0 && PyErr_Occurred())
+        return -1;
+    if (!(ratio >= 0.0 && ratio <= RATIO_MAX)) { /* NaN fails, too */
+        PyErr_Format(PyExc_ValueError,
+                     "checkpoint_log_ratio must be a number from 0 to 1e6, or None, not %R",
+                     object);
+        return -1;
+    }
+    *percent = ratio > 0.0 && ratio < 0.01 ? 1 : (uint32_t)(ratio * 100.0 + 0.5);
+    return 0;
 }
 
 /* 1e9 s are 30 years: what fits into the engine's nanoseconds with room to spare. */
@@ -98,6 +165,7 @@ static int open_db(kvpy_store *self, PyObject *path, const kv_options *options, 
     }
     self->try_read = auto_mode;
     self->try_write = auto_mode && kv_is_memory_only(db);
+    self->may_warn = !kv_is_memory_only(db);
     if (text != NULL)
         Py_SETREF(self->path, text);
     self->db = db;
@@ -105,21 +173,40 @@ static int open_db(kvpy_store *self, PyObject *path, const kv_options *options, 
 }
 
 static int store_init(PyObject *op, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"path", "sync", "sync_interval", "read_only", "create", "gil", NULL};
+    static char *names[] = {"path",
+                            "sync",
+                            "sync_interval",
+                            "read_only",
+                            "create",
+                            "preload",
+                            "max_memory",
+                            "when_full",
+                            "checkpoint_log_min",
+                            "checkpoint_log_ratio",
+                            "gil",
+                            NULL};
     kvpy_store *self = (kvpy_store *)op;
     PyObject *path = Py_None, *sync = NULL, *interval = NULL, *gil = NULL;
+    PyObject *max_memory = NULL, *when_full = NULL, *log_min = NULL, *log_ratio = NULL;
     kv_options options = kv_options_default();
-    int read_only = 0, create = 1;
+    int read_only = 0, create = 1, preload = 0;
     bool auto_mode = true;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOppO:Store", names, &path, &sync,
-                                     &interval, &read_only, &create, &gil))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OOpppOOOOO:Store", names, &path, &sync,
+                                     &interval, &read_only, &create, &preload, &max_memory,
+                                     &when_full, &log_min, &log_ratio, &gil))
         return -1;
     if ((sync != NULL && read_sync(sync, &options.sync) < 0) ||
         (interval != NULL && read_interval(interval, &options.sync_interval_ns) < 0) ||
+        (max_memory != NULL && read_max_memory(max_memory, &options.max_memory) < 0) ||
+        (when_full != NULL && read_when_full(when_full, &options.when_full) < 0) ||
+        (log_min != NULL &&
+         read_bytes(log_min, "checkpoint_log_min", 0, &options.checkpoint_log_min) < 0) ||
+        (log_ratio != NULL && read_ratio(log_ratio, &options.checkpoint_log_percent) < 0) ||
         (gil != NULL && read_gil(gil, &auto_mode) < 0))
         return -1;
     options.read_only = read_only;
     options.create = create;
+    options.preload = preload;
     if (self->db != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the store is open already");
         return -1;
@@ -136,17 +223,54 @@ void kvpy_store_set_not_open(const kvpy_store *self) {
     PyErr_SetString(self->state->closed_error, "the store was never opened: call __init__ first");
 }
 
+/* ---- Warnings ------------------------------------------------------------------------------ */
+
+static int warn_of_checkpoint(const kvpy_store *self, const kv_error *err) {
+    PyObject *text = kvpy_error_text(err);
+    if (text == NULL)
+        return -1;
+    PyObject *category = self->state->checkpoint_warning;
+    const char *line = PyUnicode_AsUTF8(text);
+    if (line == NULL) { /* a path with bytes that are no text */
+        PyErr_Clear();
+        line = err->message;
+    }
+    int result = PyErr_WarnFormat(category != NULL ? category : PyExc_RuntimeWarning, 1,
+                                  "a checkpoint failed, and is tried again later: %s", line);
+    Py_DECREF(text);
+    return result;
+}
+
+int kvpy_store_warn(kvpy_store *self) {
+    kv_error err;
+    if (KVPY_LIKELY(!kv_take_warning(self->db, &err)))
+        return 0;
+    return warn_of_checkpoint(self, &err);
+}
+
 /* ---- Closing ------------------------------------------------------------------------------- */
+
+/* Closes, and warns if a checkpoint failed: one that was made before, or that of the close itself.  0; 1
+ * in a forked child, which has nothing of it to close; -1 with an exception, and it is closed. */
+static int close_db(kvpy_store *self) {
+    kv_error err, warning;
+    kv_status status;
+    bool warn = kv_take_warning(self->db, &warning);
+    KVPY_CALL_DETACHED(status, kv_close(self->db, &err));
+    if (status == KV_ERR_FORKED)
+        return 1;
+    if (status < 0) {
+        kvpy_raise(self->state, status, &err);
+        return -1;
+    }
+    warn = kv_take_warning(self->db, &warning) || warn;
+    return warn ? warn_of_checkpoint(self, &warning) : 0;
+}
 
 static PyObject *store_close(PyObject *op, PyObject *Py_UNUSED(ignored)) {
     kvpy_store *self = (kvpy_store *)op;
-    if (self->db != NULL) {
-        kv_error err;
-        kv_status status;
-        KVPY_CALL_DETACHED(status, kv_close(self->db, &err));
-        if (status < 0 && status != KV_ERR_FORKED) /* a child has nothing of it to close */
-            return kvpy_raise(self->state, status, &err);
-    }
+    if (self->db != NULL && close_db(self) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -166,16 +290,11 @@ static void store_finalize(PyObject *op) {
         return;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    kv_error err;
-    kv_status status;
-    KVPY_CALL_DETACHED(status, kv_close(self->db, &err));
-    if (status != KV_ERR_FORKED) {
-        if (status < 0) {
-            kvpy_raise(self->state, status, &err);
-            PyErr_WriteUnraisable(op);
-        }
+    int closed = close_db(self);
+    if (closed < 0)
+        PyErr_WriteUnraisable(op);
+    if (closed <= 0)
         warn_unclosed(self);
-    }
     PyErr_Restore(type, value, traceback);
 }
 
@@ -264,7 +383,16 @@ static int dict_take(PyObject *dict, const char *name, PyObject *value) {
     X(frames)                                                                                    \
     X(syncs)                                                                                     \
     X(log_bytes)                                                                                 \
-    X(log_segments)
+    X(log_segments)                                                                              \
+    X(shards_loaded)                                                                             \
+    X(checkpoints)                                                                               \
+    X(checkpoint_lsn)                                                                            \
+    X(checkpoint_bytes)                                                                          \
+    X(checkpoint_failures)                                                                       \
+    X(expired)                                                                                   \
+    X(evicted)                                                                                   \
+    X(memory_charged)                                                                            \
+    X(max_memory)
 
 static PyObject *dict_from_stats(const kvpy_store *self, const kv_stats *stats) {
     PyObject *dict = PyDict_New();
@@ -276,7 +404,9 @@ static PyObject *dict_from_stats(const kvpy_store *self, const kv_stats *stats) 
 #define X(name) dict_take(dict, #name, PyLong_FromUnsignedLongLong(stats->name)) < 0 ||
         STATS_TABLE(X)
 #undef X
-        dict_take(dict, "failed", PyBool_FromLong(stats->failed)) < 0) {
+        dict_take(dict, "failed", PyBool_FromLong(stats->failed)) < 0 ||
+        dict_take(dict, "checkpoint_error", kvpy_error_text(&stats->checkpoint_error)) < 0 ||
+        dict_take(dict, "load_error", kvpy_error_text(&stats->load_error)) < 0) {
         Py_DECREF(dict);
         return NULL;
     }
@@ -304,7 +434,8 @@ static PyObject *store_stats(PyObject *op, PyObject *Py_UNUSED(ignored)) {
     X(commits)                                                                                   \
     X(records)                                                                                   \
     X(bytes)                                                                                     \
-    X(bytes_cut)
+    X(bytes_cut)                                                                                 \
+    X(checkpoint_items)
 
 static PyObject *store_recovery(PyObject *op, void *Py_UNUSED(closure)) {
     kv_db *db = kvpy_store_db((kvpy_store *)op);
@@ -402,6 +533,12 @@ static PyMethodDef store_methods[] = {
     FAST("delete_many", kvpy_store_delete_many, delete_many_doc),
     FAST("_write", kvpy_store_write, write_doc),
     FAST("incr", kvpy_store_incr, incr_doc),
+    {"ttl", kvpy_store_ttl, METH_O, ttl_doc},
+    FAST("expire", kvpy_store_expire, expire_doc),
+    FAST("persist", kvpy_store_persist, persist_doc),
+    {"_expiry_of", kvpy_store_expiry_of, METH_O, expiry_of_doc},
+    {"_expiry_after", kvpy_store_expiry_after, METH_O, expiry_after_doc},
+    {"_clock", kvpy_store_clock, METH_NOARGS, clock_doc},
     FAST("replace", kvpy_store_replace, replace_doc),
     FAST("setdefault", kvpy_store_setdefault, setdefault_doc),
     FAST("pop", kvpy_store_pop, pop_doc),
@@ -409,6 +546,9 @@ static PyMethodDef store_methods[] = {
     {"clear", kvpy_store_clear, METH_NOARGS, clear_doc},
     {"view", kvpy_store_view, METH_O, view_doc},
     {"sync", store_sync, METH_NOARGS, sync_doc},
+    FAST("checkpoint", kvpy_store_checkpoint, checkpoint_doc),
+    FAST("backup", kvpy_store_backup, backup_doc),
+    FAST("preload", kvpy_store_preload, preload_doc),
     {"stats", store_stats, METH_NOARGS, stats_doc},
     {"_snapshot", store_take_snapshot, METH_NOARGS, snapshot_method_doc},
     {"_verify", store_verify, METH_NOARGS, verify_doc},

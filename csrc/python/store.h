@@ -18,12 +18,29 @@ typedef struct kvpy_store {
      * for no disk, and writes where there is no disk. */
     bool try_read;
     bool try_write;
+    bool may_warn; /* it has a log, so checkpoints that can fail */
 } kvpy_store;
 
 /* KVPY_CALL for a read or a write of one key. */
 #define KVPY_STORE_READ(self, status, call) KVPY_CALL(status, (self)->try_read, 0u, call)
 #define KVPY_STORE_WRITE(self, status, extra_flags, call)                                        \
     KVPY_CALL(status, (self)->try_write, extra_flags, call)
+
+/* After a write that succeeded: CheckpointWarning if a checkpoint failed meanwhile.  -1 when the warning
+ * is an exception. */
+int kvpy_store_warn(kvpy_store *self);
+
+static inline int kvpy_store_warned(kvpy_store *self) {
+    return KVPY_LIKELY(!self->may_warn) ? 0 : kvpy_store_warn(self);
+}
+
+/* What a write answers: `result` (taken; may be NULL), unless the warning is an exception. */
+static inline PyObject *kvpy_store_written(kvpy_store *self, PyObject *result) {
+    if (KVPY_LIKELY(!self->may_warn) || result == NULL || kvpy_store_warn(self) == 0)
+        return result;
+    Py_DECREF(result);
+    return NULL;
+}
 
 /* Sets ClosedError. */
 void kvpy_store_set_not_open(const kvpy_store *self);
@@ -54,11 +71,24 @@ int kvpy_store_contains(PyObject *op, PyObject *key);
 PyObject *kvpy_store_subscript(PyObject *op, PyObject *key);
 int kvpy_store_ass_subscript(PyObject *op, PyObject *key, PyObject *value);
 
+/* store_expiry.c: when keys expire. */
+PyObject *kvpy_store_ttl(PyObject *op, PyObject *key);
+KVPY_FAST(kvpy_store_expire);
+KVPY_FAST(kvpy_store_persist);
+PyObject *kvpy_store_expiry_of(PyObject *op, PyObject *key);
+PyObject *kvpy_store_expiry_after(PyObject *op, PyObject *ttl);
+PyObject *kvpy_store_clock(PyObject *op, PyObject *ignored);
+
 /* store_many.c: operations on many keys. */
 PyObject *kvpy_store_get_many(PyObject *op, PyObject *keys);
 KVPY_FAST(kvpy_store_put_many);
 KVPY_FAST(kvpy_store_delete_many);
 KVPY_FAST(kvpy_store_write);
 PyObject *kvpy_store_clear(PyObject *op, PyObject *ignored);
+
+/* store_upkeep.c: calls that work on all of it for a while. */
+KVPY_FAST(kvpy_store_checkpoint);
+KVPY_FAST(kvpy_store_backup);
+KVPY_FAST(kvpy_store_preload);
 
 #endif

@@ -65,20 +65,23 @@ static int commit(kvpy_store *self, kvpy_operations *o, int gathered, unsigned s
         kvpy_raise(self->state, status, &err);
         return -1;
     }
-    return 0;
+    return kvpy_store_warned(self);
 }
 
 KVPY_FAST(kvpy_store_put_many) {
-    static const kvpy_signature signature = {"put_many", {"items", "sync"}, 1, 1};
+    static const kvpy_signature signature = {"put_many", {"items", "ttl", "sync"}, 1, 1};
     kvpy_store *self = (kvpy_store *)op;
-    PyObject *values[2];
+    kv_db *db = kvpy_store_db(self);
+    PyObject *values[3];
     unsigned sync_flags;
-    if (kvpy_store_db(self) == NULL ||
-        kvpy_arguments(&signature, args, nargs, kwnames, values) < 0 ||
-        kvpy_sync_flags(values[1], &sync_flags) < 0)
+    uint64_t expiry;
+    if (db == NULL || kvpy_arguments(&signature, args, nargs, kwnames, values) < 0 ||
+        kvpy_expiry(values[1], db, &expiry) < 0 || kvpy_sync_flags(values[2], &sync_flags) < 0)
         return NULL;
     kvpy_operations o = KVPY_OPERATIONS_EMPTY;
     int gathered = kvpy_operations_add_puts(&o, self->state, values[0]);
+    if (expiry != 0)
+        kvpy_operations_set_expiry(&o, expiry);
     if (commit(self, &o, gathered, sync_flags, NULL) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -128,5 +131,5 @@ PyObject *kvpy_store_clear(PyObject *op, PyObject *Py_UNUSED(ignored)) {
     KVPY_CALL_DETACHED(status, kv_clear(db, 0, &err));
     if (status < 0)
         return kvpy_raise(self->state, status, &err);
-    Py_RETURN_NONE;
+    return kvpy_store_written(self, Py_NewRef(Py_None));
 }

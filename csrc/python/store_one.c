@@ -95,7 +95,9 @@ PyObject *kvpy_store_view(PyObject *op, PyObject *key) {
 
 /* ---- Writing ------------------------------------------------------------------------------ */
 
-static inline int put(kvpy_store *self, PyObject *key, PyObject *value, unsigned sync_flags) {
+/* `expiry` 0: never. */
+static inline int put(kvpy_store *self, PyObject *key, PyObject *value, uint64_t expiry,
+                      unsigned sync_flags) {
     kv_db *db = kvpy_store_db(self);
     kvpy_arg k, v;
     if (KVPY_UNLIKELY(db == NULL || kvpy_arg_init(&k, key, KVPY_KEY) < 0))
@@ -106,27 +108,37 @@ static inline int put(kvpy_store *self, PyObject *key, PyObject *value, unsigned
     }
     kv_error err;
     kv_status status;
-    KVPY_STORE_WRITE(self, status, sync_flags, kv_put(db, k.bytes, v.bytes, flags, &err));
+    if (expiry == 0)
+        KVPY_STORE_WRITE(self, status, sync_flags, kv_put(db, k.bytes, v.bytes, flags, &err));
+    else
+        KVPY_STORE_WRITE(self, status, sync_flags,
+                         kv_put_expiring(db, k.bytes, v.bytes, expiry, flags, &err));
     kvpy_arg_fini(&k);
     kvpy_arg_fini(&v);
     if (KVPY_LIKELY(status == KV_OK))
-        return 0;
+        return kvpy_store_warned(self);
     kvpy_raise(self->state, status, &err);
     return -1;
 }
 
-KVPY_FAST(kvpy_store_put) {
-    static const kvpy_signature signature = {"put", {"key", "value", "sync"}, 2, 2};
-    PyObject *values[3];
-    unsigned sync_flags = 0;
-    if (KVPY_LIKELY(kwnames == NULL && nargs == 2)) {
-        values[0] = args[0];
-        values[1] = args[1];
-    }
-    else if (kvpy_arguments(&signature, args, nargs, kwnames, values) < 0 ||
-             kvpy_sync_flags(values[2], &sync_flags) < 0)
+static KVPY_FAST(put_with_keywords) {
+    static const kvpy_signature signature = {"put", {"key", "value", "ttl", "sync"}, 2, 2};
+    kvpy_store *self = (kvpy_store *)op;
+    kv_db *db = kvpy_store_db(self);
+    PyObject *values[4];
+    unsigned sync_flags;
+    uint64_t expiry;
+    if (db == NULL || kvpy_arguments(&signature, args, nargs, kwnames, values) < 0 ||
+        kvpy_expiry(values[2], db, &expiry) < 0 || kvpy_sync_flags(values[3], &sync_flags) < 0 ||
+        put(self, values[0], values[1], expiry, sync_flags) < 0)
         return NULL;
-    if (KVPY_UNLIKELY(put((kvpy_store *)op, values[0], values[1], sync_flags) < 0))
+    Py_RETURN_NONE;
+}
+
+KVPY_FAST(kvpy_store_put) {
+    if (KVPY_UNLIKELY(kwnames != NULL || nargs != 2))
+        return put_with_keywords(op, args, nargs, kwnames);
+    if (KVPY_UNLIKELY(put((kvpy_store *)op, args[0], args[1], 0, 0) < 0))
         return NULL;
     Py_RETURN_NONE;
 }
@@ -145,7 +157,7 @@ static int delete(kvpy_store *self, PyObject *key, unsigned sync_flags) {
         kvpy_raise(self->state, status, &err);
         return -1;
     }
-    return status == KV_OK;
+    return kvpy_store_warned(self) < 0 ? -1 : status == KV_OK;
 }
 
 KVPY_FAST(kvpy_store_delete) {
@@ -162,7 +174,7 @@ KVPY_FAST(kvpy_store_delete) {
 int kvpy_store_ass_subscript(PyObject *op, PyObject *key, PyObject *value) {
     kvpy_store *self = (kvpy_store *)op;
     if (KVPY_LIKELY(value != NULL))
-        return put(self, key, value, 0);
+        return put(self, key, value, 0, 0);
     int deleted = delete(self, key, 0);
     if (deleted == 0)
         PyErr_SetObject(PyExc_KeyError, key);
@@ -196,7 +208,8 @@ KVPY_FAST(kvpy_store_pop) {
     kv_status status;
     KVPY_STORE_WRITE(self, status, 0u, kv_pop(db, arg.bytes, flags, &value, &err));
     kvpy_arg_fini(&arg);
-    return value_or(self, status, &value, &err, values[0], values[1]);
+    return kvpy_store_written(self,
+                              value_or(self, status, &value, &err, values[0], values[1]));
 }
 
 PyObject *kvpy_store_popitem(PyObject *op, PyObject *Py_UNUSED(ignored)) {
@@ -222,7 +235,7 @@ PyObject *kvpy_store_popitem(PyObject *op, PyObject *Py_UNUSED(ignored)) {
     Py_XDECREF(key);
     Py_XDECREF(value);
     kv_item_release(&item);
-    return pair;
+    return kvpy_store_written(self, pair);
 }
 
 KVPY_FAST(kvpy_store_setdefault) {
@@ -251,6 +264,7 @@ KVPY_FAST(kvpy_store_setdefault) {
         result = Py_NewRef(values[1]);
     else
         result = kvpy_bytes_new(v.bytes.data, v.bytes.size);
+    result = kvpy_store_written(self, result);
     kvpy_arg_fini(&v);
 out:
     kvpy_arg_fini(&k);
@@ -275,7 +289,7 @@ static PyObject *replace(kvpy_store *self, kv_db *db, kv_bytes key, kv_bytes val
     }
     if (status < 0)
         return kvpy_raise(self->state, status, &err);
-    return PyBool_FromLong(status == KV_OK);
+    return kvpy_store_written(self, PyBool_FromLong(status == KV_OK));
 }
 
 KVPY_FAST(kvpy_store_replace) {
@@ -332,5 +346,5 @@ KVPY_FAST(kvpy_store_incr) {
     kvpy_arg_fini(&arg);
     if (status < 0)
         return kvpy_raise(self->state, status, &err);
-    return PyLong_FromLongLong(result);
+    return kvpy_store_written(self, PyLong_FromLongLong(result));
 }

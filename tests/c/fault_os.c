@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -31,9 +32,7 @@ struct fault_os {
     kv_os table;
     const kv_os *inner;
 
-    /* Set while nothing runs. */
-    fault_watch watch;
-    void *watch_arg;
+    _Atomic uint64_t clock_ms; /* 0: the inner clock */
 
     /* Guarded by mu. */
     pthread_mutex_t mu;
@@ -42,6 +41,8 @@ struct fault_os {
     uint64_t failures;
     uint64_t delay_ns[FAULT_ANY];
     size_t transfer_max;
+    fault_watch watch;
+    void *watch_arg;
     fault_gate gates[FAULT_ANY];
     fault_rule rules[RULES_MAX];
 };
@@ -50,6 +51,8 @@ struct fault_os {
 typedef struct fault_verdict {
     bool perform;
     int sys_errno; /* 0: the inner answer counts */
+    fault_watch watch;
+    void *watch_arg;
 } fault_verdict;
 
 /* ---- The sandwich ---------------------------------------------------------------------------- */
@@ -87,20 +90,22 @@ static fault_verdict begin(fault_os *f, fault_call call) {
     }
     uint64_t delay_ns = f->delay_ns[call];
     fault_verdict verdict = judge_locked(f, call);
+    verdict.watch = f->watch;
+    verdict.watch_arg = f->watch_arg;
     pthread_mutex_unlock(&f->mu);
 
     if (delay_ns > 0) {
         struct timespec delay = {(time_t)(delay_ns / 1000000000), (long)(delay_ns % 1000000000)};
         nanosleep(&delay, NULL);
     }
-    if (f->watch != NULL)
-        f->watch(f->watch_arg, call, false);
+    if (verdict.watch != NULL)
+        verdict.watch(verdict.watch_arg, call, false);
     return verdict;
 }
 
-static int64_t end(fault_os *f, fault_call call, fault_verdict verdict, int64_t answer) {
-    if (f->watch != NULL)
-        f->watch(f->watch_arg, call, true);
+static int64_t end(fault_call call, fault_verdict verdict, int64_t answer) {
+    if (verdict.watch != NULL)
+        verdict.watch(verdict.watch_arg, call, true);
     return verdict.sys_errno != 0 ? -verdict.sys_errno : answer;
 }
 
@@ -109,7 +114,7 @@ static int64_t end(fault_os *f, fault_call call, fault_verdict verdict, int64_t 
     fault_os *f = ctx;                                                                           \
     fault_verdict verdict = begin(f, call);                                                      \
     int64_t answer = verdict.perform ? (inner_call) : 0;                                         \
-    return (int)end(f, call, verdict, answer)
+    return (int)end(call, verdict, answer)
 
 static size_t cut_short(fault_os *f, size_t size) {
     pthread_mutex_lock(&f->mu);
@@ -151,13 +156,13 @@ static int fault_open(void *ctx, int dir, const char *name, kv_open_mode mode) {
 static int fault_close(void *ctx, int file) {
     fault_os *f = ctx;
     fault_verdict verdict = begin(f, FAULT_CLOSE);
-    return (int)end(f, FAULT_CLOSE, verdict, f->inner->close(f->inner->ctx, file));
+    return (int)end(FAULT_CLOSE, verdict, f->inner->close(f->inner->ctx, file));
 }
 
 static int64_t fault_size(void *ctx, int file) {
     fault_os *f = ctx;
     fault_verdict verdict = begin(f, FAULT_SIZE);
-    return end(f, FAULT_SIZE, verdict,
+    return end(FAULT_SIZE, verdict,
                verdict.perform ? f->inner->size(f->inner->ctx, file) : 0);
 }
 
@@ -167,7 +172,7 @@ static int64_t fault_read(void *ctx, int file, void *buffer, size_t size, uint64
     int64_t answer = 0;
     if (verdict.perform)
         answer = f->inner->read(f->inner->ctx, file, buffer, cut_short(f, size), offset);
-    return end(f, FAULT_READ, verdict, answer);
+    return end(FAULT_READ, verdict, answer);
 }
 
 static int64_t fault_write(void *ctx, int file, const void *buffer, size_t size,
@@ -177,7 +182,7 @@ static int64_t fault_write(void *ctx, int file, const void *buffer, size_t size,
     int64_t answer = 0;
     if (verdict.perform)
         answer = f->inner->write(f->inner->ctx, file, buffer, cut_short(f, size), offset);
-    return end(f, FAULT_WRITE, verdict, answer);
+    return end(FAULT_WRITE, verdict, answer);
 }
 
 static int fault_sync(void *ctx, int file) {
@@ -208,6 +213,13 @@ static int fault_random(void *ctx, void *buffer, size_t size) {
     SANDWICH(FAULT_RANDOM, f->inner->random(f->inner->ctx, buffer, size));
 }
 
+/* Of no kind: it touches no file. */
+static uint64_t fault_clock_ms(void *ctx) {
+    fault_os *f = ctx;
+    uint64_t now_ms = atomic_load(&f->clock_ms);
+    return now_ms != 0 ? now_ms : kv_os_clock_ms(f->inner);
+}
+
 static const kv_os fault_functions = {
     .dir_open = fault_dir_open,
     .dir_identity = fault_dir_identity,
@@ -225,6 +237,7 @@ static const kv_os fault_functions = {
     .unlink = fault_unlink,
     .lock = fault_lock,
     .random = fault_random,
+    .clock_ms = fault_clock_ms,
 };
 
 /* ---- What the test does ---------------------------------------------------------------------- */
@@ -331,7 +344,13 @@ void fault_os_gate_open(fault_os *f, fault_call call) {
     pthread_mutex_unlock(&f->mu);
 }
 
+void fault_os_set_clock(fault_os *f, uint64_t now_ms) {
+    atomic_store(&f->clock_ms, now_ms);
+}
+
 void fault_os_watch(fault_os *f, fault_watch watch, void *arg) {
+    pthread_mutex_lock(&f->mu);
     f->watch = watch;
     f->watch_arg = arg;
+    pthread_mutex_unlock(&f->mu);
 }

@@ -85,8 +85,12 @@ void fault_os_gate_close(fault_os *faults, fault_call call);
 void fault_os_gate_wait(fault_os *faults, fault_call call, uint64_t count);
 void fault_os_gate_open(fault_os *faults, fault_call call);
 
+/* What the wall clock says from now on, in ms since 1970; 0: what the inner one says. */
+void fault_os_set_clock(fault_os *faults, uint64_t now_ms);
+
 /* `watch` is called before and after each inner call, by the thread that makes it and without
- * locks: the place to take the image of a power cut.  NULL: none.  Set it while nothing runs. */
+ * locks: the place to take the image of a power cut.  NULL: none.  A call that is under way when it is set
+ * ends under the old one. */
 typedef void (*fault_watch)(void *arg, fault_call call, bool after);
 void fault_os_watch(fault_os *faults, fault_watch watch, void *arg);
 

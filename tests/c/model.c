@@ -12,12 +12,13 @@
 typedef struct item {
     struct item *next;
     kv_bytes key, value; /* in `bytes` */
+    uint64_t expiry;
     uint8_t bytes[];
 } item;
 
 struct model {
     item *chains[CHAINS];
-    uint64_t count, data_bytes, digest;
+    uint64_t count, data_bytes, expiring, digest;
 };
 
 static uint64_t hash_of(kv_bytes bytes, uint64_t k) {
@@ -28,8 +29,9 @@ static bool equal(kv_bytes a, kv_bytes b) {
     return a.size == b.size && (a.size == 0 || memcmp(a.data, b.data, a.size) == 0);
 }
 
-static uint64_t item_digest(kv_bytes key, kv_bytes value) {
-    return hash_of(key, 1) * (hash_of(value, 3) | 1);
+static uint64_t item_digest(kv_bytes key, kv_bytes value, uint64_t expiry) {
+    uint64_t digest = hash_of(key, 1) * (hash_of(value, 3) | 1);
+    return expiry != 0 ? digest * (hash_of((kv_bytes){&expiry, sizeof expiry}, 4) | 1) : digest;
 }
 
 model *model_create(void) {
@@ -54,13 +56,11 @@ void model_destroy(model *m) {
     free(m);
 }
 
-static void put_visited(void *arg, kv_bytes key, kv_bytes value) {
-    model_put(arg, key, value);
-}
-
 model *model_clone(const model *m) {
     model *copy = model_create();
-    model_visit(m, put_visited, copy);
+    for (size_t i = 0; i < CHAINS; i++)
+        for (const item *at = m->chains[i]; at != NULL; at = at->next)
+            model_put_expiring(copy, at->key, at->value, at->expiry);
     return copy;
 }
 
@@ -72,6 +72,10 @@ static item **find(const model *m, kv_bytes key) {
 }
 
 void model_put(model *m, kv_bytes key, kv_bytes value) {
+    model_put_expiring(m, key, value, 0);
+}
+
+void model_put_expiring(model *m, kv_bytes key, kv_bytes value, uint64_t expiry) {
     item *new = malloc(sizeof *new + key.size + value.size);
     CHECK(new != NULL);
     new->key = (kv_bytes){new->bytes, key.size};
@@ -83,10 +87,37 @@ void model_put(model *m, kv_bytes key, kv_bytes value) {
     model_delete(m, key); /* after the copying: the value may be the old one's */
     item **at = find(m, new->key);
     new->next = NULL;
+    new->expiry = expiry;
     *at = new;
     m->count++;
     m->data_bytes += key.size + value.size;
-    m->digest += item_digest(new->key, new->value);
+    m->expiring += expiry != 0;
+    m->digest += item_digest(new->key, new->value, expiry);
+}
+
+bool model_expire(model *m, kv_bytes key, uint64_t expiry) {
+    const kv_bytes *value = model_get(m, key);
+    if (value != NULL)
+        model_put_expiring(m, key, *value, expiry);
+    return value != NULL;
+}
+
+uint64_t model_expiry(const model *m, kv_bytes key) {
+    item *at = *find(m, key);
+    return at != NULL ? at->expiry : 0;
+}
+
+uint64_t model_sweep(model *m, uint64_t now_ms) {
+    uint64_t swept = 0;
+    for (size_t i = 0; i < CHAINS; i++)
+        for (item *at = m->chains[i], *next; at != NULL; at = next) {
+            next = at->next;
+            if (at->expiry == 0 || at->expiry > now_ms)
+                continue;
+            CHECK(model_delete(m, at->key));
+            swept++;
+        }
+    return swept;
 }
 
 bool model_delete(model *m, kv_bytes key) {
@@ -96,7 +127,8 @@ bool model_delete(model *m, kv_bytes key) {
     *at = old->next;
     m->count--;
     m->data_bytes -= old->key.size + old->value.size;
-    m->digest -= item_digest(old->key, old->value);
+    m->expiring -= old->expiry != 0;
+    m->digest -= item_digest(old->key, old->value, old->expiry);
     free(old);
     return true;
 }
@@ -112,6 +144,10 @@ uint64_t model_count(const model *m) {
 
 uint64_t model_data_bytes(const model *m) {
     return m->data_bytes;
+}
+
+uint64_t model_charge(const model *m) {
+    return m->data_bytes + m->count * KV_ITEM_CHARGE + m->expiring * sizeof(uint64_t);
 }
 
 uint64_t model_digest(const model *m) {
@@ -140,7 +176,7 @@ uint64_t snapshot_digest(kv_snapshot *snapshot, uint64_t *count) {
         CHECK(got > 0);
         *count += got;
         for (size_t i = 0; i < got; i++)
-            digest += item_digest(items[i].key, items[i].value);
+            digest += item_digest(items[i].key, items[i].value, items[i].expiry);
     }
     CHECK_STATUS(status, KV_NOTFOUND, &err);
     /* It stays at its end. */
@@ -177,9 +213,13 @@ static void check_value(kv_bytes key, const uint8_t *data, size_t size, kv_bytes
              wanted.size);
 }
 
-static void check_key(kv_db *db, kv_snapshot *snapshot, kv_bytes key, kv_bytes wanted) {
+static void check_key(kv_db *db, kv_snapshot *snapshot, kv_bytes key, kv_bytes wanted,
+                      uint64_t wanted_expiry) {
     kv_error err;
     kv_value value;
+    uint64_t expiry;
+    CHECK_OK(kv_get_expiry(db, key, 0, &expiry, &err), &err);
+    CHECK_EQ(expiry, wanted_expiry);
     CHECK_OK(kv_get(db, key, 0, &value, &err), &err);
     check_value(key, value.data, value.size, wanted);
     kv_value_release(&value);
@@ -210,7 +250,8 @@ void model_check(const model *m, kv_db *db) {
     CHECK_OK(kv_snapshot_count(snapshot, &got, &err), &err);
     CHECK_EQ(got, count);
     for (size_t i = 0; i < count; i++)
-        check_key(db, snapshot, g.keys[i], g.values[i]);
+        check_key(db, snapshot, g.keys[i], g.values[i],
+                  model_expiry(m, g.keys[i]));
     kv_snapshot_destroy(snapshot);
 
     kv_values values;

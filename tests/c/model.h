@@ -19,6 +19,12 @@ void model_destroy(model *m);
 
 /* Keys and values are copied. */
 void model_put(model *m, kv_bytes key, kv_bytes value);
+void model_put_expiring(model *m, kv_bytes key, kv_bytes value, uint64_t expiry);
+/* Whether the key was there.  A model has no clock: what has expired is the caller's to delete. */
+bool model_expire(model *m, kv_bytes key, uint64_t expiry);
+uint64_t model_expiry(const model *m, kv_bytes key); /* 0: never, or there is no such key */
+/* Deletes what has expired by then, and says how many keys. */
+uint64_t model_sweep(model *m, uint64_t now_ms);
 bool model_delete(model *m, kv_bytes key); /* whether it was there */
 void model_clear(model *m);
 
@@ -26,6 +32,7 @@ void model_clear(model *m);
 const kv_bytes *model_get(const model *m, kv_bytes key);
 uint64_t model_count(const model *m);
 uint64_t model_data_bytes(const model *m);
+uint64_t model_charge(const model *m); /* as kv_stats.memory_charged */
 
 /* A number that is the same for the same contents (and hardly ever for others). */
 uint64_t model_digest(const model *m);

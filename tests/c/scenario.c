@@ -9,12 +9,15 @@
 #define VALUE_MAX 80000u
 #define BATCH_SIZE 9u
 #define KEY_SIZE_MAX 16u
+#define SWEPT_KEY 44u
 
 const step scenario_steps[] = {
     {STEP_PUT, 1, 10, 0},       {STEP_PUT, 2, 0, 0},         {STEP_PUT, 1, 900, 0},
     {STEP_INCR, 100, 0, 0},     {STEP_INCR, 100, 0, KV_SYNC}, {STEP_DELETE, 2, 0, 0},
     {STEP_DELETE, 77, 0, 0},    {STEP_BATCH, 10, 100, 0},    {STEP_PUT, 3, 1400, 0},
-    {STEP_REPLACE, 3, 40, 0},   {STEP_REPLACE, 78, 40, 0},   {STEP_SYNC, 0, 0, 0},
+    {STEP_PUT_EXPIRING, 40, 30, 0}, {STEP_PUT_EXPIRING, 41, 30, 0},
+    {STEP_REPLACE, 3, 40, 0},   {STEP_CHECKPOINT, 0, 0, 0},  {STEP_CHECKPOINT, 0, 0, 0},
+    {STEP_REPLACE, 78, 40, 0},  {STEP_SYNC, 0, 0, 0},        {STEP_EXPIRE, 40, 1, 0},
     {STEP_ABSENT, 3, 20, 0},    {STEP_ABSENT, 4, 20, 0},     {STEP_BATCH, 14, 250, KV_SYNC},
     {STEP_POP, 4, 0, 0},        {STEP_POP, 4, 0, 0},         {STEP_PUT, 5, 3000, 0},
     {STEP_CLEAR, 0, 0, 0},      {STEP_CLEAR, 0, 0, 0},       {STEP_PUT, 6, 700, 0},
@@ -22,6 +25,15 @@ const step scenario_steps[] = {
     {STEP_DELETE, 11, 0, 0},    {STEP_POP_ANY, 0, 0, 0},     {STEP_PUT, 8, 60, 0},
     {STEP_BATCH, 18, 500, 0},   {STEP_SYNC, 0, 0, 0},        {STEP_PUT, 9, 500, 0},
     {STEP_PUT, 30, 66000, 0},   {STEP_PUT, 31, 67000, 0},    {STEP_DELETE, 30, 0, 0},
+    {STEP_PUT_EXPIRING, 42, 30, 0}, {STEP_PUT_EXPIRING, SWEPT_KEY, 30, 0},
+    {STEP_EXPIRE_MANY, 42, 20, 0}, {STEP_DELETE, 31, 0, 0},  {STEP_PUT, 5, 7000, 0},
+    {STEP_PUT, 6, 7000, 0},     {STEP_PUT, 7, 7000, 0},
+    /* Full segments behind it: they go, and one is used again. */
+    {STEP_CHECKPOINT, 0, 3, 0}, {STEP_PUT, 8, 70, 0},        {STEP_EXPIRE, 43, 0, 0},
+    {STEP_DELETE, 9, 0, 0},     {STEP_PUT, 5, 7000, 0},      {STEP_PUT, 6, 20, 0},
+    {STEP_PUT, 7, 7000, 0},     {STEP_BATCH, 10, 60, 0},     {STEP_SWEEP, SWEPT_KEY, 0, 0},
+    {STEP_CHECKPOINT, 0, 2, 0}, {STEP_BATCH, 14, 30, 0},     {STEP_CLEAR, 0, 0, 0},
+    {STEP_PUT, 9, 500, 0},      {STEP_CHECKPOINT, 0, 0, 0},  {STEP_PUT, 2, 5, 0},
 };
 const unsigned scenario_count = sizeof scenario_steps / sizeof scenario_steps[0];
 
@@ -43,7 +55,9 @@ static kv_bytes value_of(unsigned number, unsigned part, size_t size) {
 
 const char *scenario_name(unsigned number) {
     static const char *const kinds[] = {"put",     "delete",  "incr",  "put absent", "replace",
-                                        "pop",     "pop any", "batch", "clear",      "sync"};
+                                        "pop",     "pop any", "batch", "clear",      "sync",
+                                        "put expiring", "expire", "expire many", "sweep",
+                                        "checkpoint"};
     static _Thread_local char text[40];
     snprintf(text, sizeof text, "step %u (%s)", number, kinds[scenario_steps[number].kind]);
     return text;
@@ -93,6 +107,53 @@ static kv_status batch_run(unsigned number, kv_db *db, model *m, kv_error *err) 
     CHECK_EQ(status, KV_OK);
     CHECK_EQ(deleted, b.deleted);
     batch_apply(&b, m);
+    return status;
+}
+
+/* ---- Expiries ------------------------------------------------------------------------------------ */
+
+static uint64_t expiry_of(unsigned number, unsigned key) {
+    return SCENARIO_SWEEP_MS + (key == SWEPT_KEY ? 0 : 1 + number);
+}
+
+enum { EXPIRE_MANY = 6 };
+
+/* Of the keys from the step's on: another expiry, one that is taken away, a put with one, a put of one that is
+ * past (a delete), one that is past, and one for a key that is not there. */
+static void expire_many_make(kv_op ops[EXPIRE_MANY], char keys[EXPIRE_MANY][KEY_SIZE_MAX],
+                             unsigned number) {
+    const step *s = &scenario_steps[number];
+    kv_bytes value = value_of(number, 0, s->size);
+    ops[0] = (kv_op){KV_OP_EXPIRE, key_of(s->key, keys[0]), {0}, expiry_of(number, s->key)};
+    ops[1] = (kv_op){KV_OP_EXPIRE, key_of(40, keys[1]), {0}, 0};
+    ops[2] = (kv_op){KV_OP_PUT, key_of(s->key + 1, keys[2]), value, expiry_of(number, s->key + 1)};
+    ops[3] = (kv_op){KV_OP_PUT, key_of(41, keys[3]), value, 1};
+    ops[4] = (kv_op){KV_OP_EXPIRE, key_of(100, keys[4]), {0}, 1};
+    ops[5] = (kv_op){KV_OP_EXPIRE, key_of(79, keys[5]), {0}, expiry_of(number, 79)};
+}
+
+static void expire_many_apply(unsigned number, model *m) {
+    kv_op ops[EXPIRE_MANY];
+    char keys[EXPIRE_MANY][KEY_SIZE_MAX];
+    expire_many_make(ops, keys, number);
+    for (unsigned i = 0; i < EXPIRE_MANY; i++) {
+        if (ops[i].expiry == 1)
+            model_delete(m, ops[i].key);
+        else if (ops[i].kind == KV_OP_PUT)
+            model_put_expiring(m, ops[i].key, ops[i].value, ops[i].expiry);
+        else
+            model_expire(m, ops[i].key, ops[i].expiry);
+    }
+}
+
+static kv_status expire_many_run(unsigned number, kv_db *db, kv_error *err) {
+    kv_op ops[EXPIRE_MANY];
+    char keys[EXPIRE_MANY][KEY_SIZE_MAX];
+    uint64_t deleted = UINT64_MAX;
+    expire_many_make(ops, keys, number);
+    kv_status status = kv_write(db, ops, EXPIRE_MANY, scenario_steps[number].flags, &deleted, err);
+    if (status == KV_OK)
+        CHECK_EQ(deleted, 0); /* only what was asked to be deleted counts */
     return status;
 }
 
@@ -147,6 +208,19 @@ void scenario_apply(unsigned number, model *m) {
     case STEP_POP_ANY:
         FAIL("which key a pop takes is not known before");
     case STEP_SYNC:
+    case STEP_CHECKPOINT:
+        break;
+    case STEP_PUT_EXPIRING:
+        model_put_expiring(m, key, value, expiry_of(number, s->key));
+        break;
+    case STEP_EXPIRE:
+        model_expire(m, key, s->size != 0 ? expiry_of(number, s->key) : 0);
+        break;
+    case STEP_EXPIRE_MANY:
+        expire_many_apply(number, m);
+        break;
+    case STEP_SWEEP:
+        model_delete(m, key);
         break;
     }
 }
@@ -224,6 +298,23 @@ kv_status scenario_run(unsigned number, kv_db *db, model *m, kv_error *err) {
         break;
     case STEP_SYNC:
         status = kv_make_durable(db, err);
+        break;
+    case STEP_PUT_EXPIRING:
+        status = kv_put_expiring(db, key, value, expiry_of(number, s->key), s->flags, err);
+        break;
+    case STEP_EXPIRE:
+        status = kv_expire(db, key, s->size != 0 ? expiry_of(number, s->key) : 0, s->flags, err);
+        wanted = there != NULL ? KV_OK : KV_NOTFOUND;
+        break;
+    case STEP_EXPIRE_MANY:
+        status = expire_many_run(number, db, err);
+        break;
+    case STEP_SWEEP:
+        status = kv_delete(db, key, s->flags, err);
+        wanted = there != NULL ? KV_OK : KV_NOTFOUND;
+        break;
+    case STEP_CHECKPOINT:
+        status = kv_checkpoint(db, NULL, NULL, err);
         break;
     }
     if (status < 0)

@@ -19,7 +19,12 @@ typedef enum step_kind {
     STEP_POP_ANY,
     STEP_BATCH, /* puts and deletes over many keys, one of them twice */
     STEP_CLEAR,
-    STEP_SYNC, /* make all durable */
+    STEP_SYNC,         /* make all durable */
+    STEP_PUT_EXPIRING, /* at a time that does not come (but see STEP_SWEEP) */
+    STEP_EXPIRE,       /* another expiry, or none when `size` is 0 */
+    STEP_EXPIRE_MANY,  /* a batch: new expiries, a put with one, and one that is past */
+    STEP_SWEEP,        /* deletes the key; test_crash.c lets its time come instead */
+    STEP_CHECKPOINT,   /* `size`: so many steps behind it can be done while it is made */
 } step_kind;
 
 typedef struct step {
@@ -28,6 +33,9 @@ typedef struct step {
     size_t size;    /* of the value (of each one, in a batch) */
     unsigned flags; /* KV_SYNC */
 } step;
+
+/* Expiries are later than this, but for a key that will be swept away. */
+#define SCENARIO_SWEEP_MS (KV_EXPIRY_MAX / 2)
 
 extern const step scenario_steps[];
 extern const unsigned scenario_count;

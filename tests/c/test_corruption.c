@@ -364,8 +364,9 @@ static void test_newer_version(void) {
         CHECK_EQ(memory_os_poke(image, WORLD_DIR, files[f], 0, bytes, crc_at + 4), 0);
         CHECK_EQ(try_image(&b, image, false, &err, &state), KV_ERR_VERSION);
         CHECK_CONTAINS(err.path, files[f]);
-        CHECK_CONTAINS(err.message, "version 2");
-        CHECK_EQ(check_damaged(&b, image, "version 2 in %s", files[f]), KV_ERR_VERSION);
+        CHECK_STR(err.message, "format version 3; this pykv reads versions 1 to 2");
+        CHECK_EQ(err.offset, 8);
+        CHECK_EQ(check_damaged(&b, image, "version 3 in %s", files[f]), KV_ERR_VERSION);
     }
     base_end(&b);
 }
@@ -444,15 +445,23 @@ static memory_os *with_payload(const base *b, const uint8_t *payload, size_t siz
 
 /* A frame whose checksum fits and whose records make no sense: not ours, and never served. */
 static void test_senseless_records(void) {
-    static const uint8_t payloads[][16] = {
+    static const uint8_t payloads[][24] = {
         {0, 1, 1, 0, 0, 0, 0, 0, 'k'},          /* no such kind */
-        {4, 1, 1, 0, 0, 0, 0, 0, 'k'},
-        {1, 2, 1, 0, 0, 0, 0, 0, 'k'},          /* no such flag */
+        {5, 1, 1, 0, 0, 0, 0, 0, 'k'},
+        {1, 5, 1, 0, 0, 0, 0, 0, 'k'},          /* no such flag */
+        {1, 255, 1, 0, 0, 0, 0, 0, 'k', 1},
         {1, 1, 255, 255, 0, 0, 0, 0, 'k'},      /* a key longer than the frame */
         {1, 1, 1, 0, 255, 255, 255, 255, 'k'},  /* a value longer than all */
-        {1, 1, 1, 0, 8, 0, 0, 0, 'k'},          /* one byte longer than the frame */
+        {1, 1, 1, 0, 16, 0, 0, 0, 'k'},         /* one byte longer than the frame */
+        {1, 3, 1, 0, 8, 0, 0, 0, 'k'},          /* so is its expiry */
+        {1, 3, 1, 0, 1, 0, 0, 0, 'k', 'v'},     /* an expiry of 0 */
+        {4, 3, 1, 0, 0, 0, 0, 0, 'k'},
+        {1, 3, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1}, /* and one beyond all years */
         {2, 1, 1, 0, 1, 0, 0, 0, 'k', 'v'},     /* a delete with a value */
+        {2, 3, 1, 0, 0, 0, 0, 0, 'k', 1},       /* or an expiry */
         {3, 1, 1, 0, 0, 0, 0, 0, 'k'},          /* a clear with a key */
+        {3, 3, 0, 0, 0, 0, 0, 0, 1},            /* or an expiry */
+        {4, 1, 1, 0, 1, 0, 0, 0, 'k', 'v'},     /* an expire with a value */
     };
     base b = base_make();
     frame where;
@@ -470,9 +479,16 @@ static void test_senseless_records(void) {
         CHECK_EQ(check_damaged(&b, image, "payload of %d bytes", (int)size), KV_ERR_CORRUPT);
     }
     /* And one that makes sense, to show that the others were refused for their records. */
-    static const uint8_t good[] = {2, 1, 1, 0, 0, 0, 0, 0, 'z'};
-    memory_os *image = with_payload(&b, good, sizeof good, &where);
-    CHECK_EQ(check_damaged(&b, image, "a good payload"), KV_OK);
+    static const uint8_t good[][17] = {
+        {2, 1, 1, 0, 0, 0, 0, 0, 'z'},
+        {4, 3, 1, 0, 0, 0, 0, 0, 'z', 0, 0, 0, 0, 0, 0, 1, 0}, /* the latest expiry */
+        {4, 1, 1, 0, 0, 0, 0, 0, 'z'},
+    };
+    static const size_t good_sizes[] = {9, 17, 9};
+    for (size_t i = 0; i < 3; i++) {
+        memory_os *image = with_payload(&b, good[i], good_sizes[i], &where);
+        CHECK_EQ(check_damaged(&b, image, "good payload %d", (int)i), KV_OK);
+    }
     base_end(&b);
 }
 
@@ -510,26 +526,34 @@ static void test_random_damage(void) {
 static void test_random_records(void) {
     base b = base_make();
     check_random random = random_stream(3);
+    unsigned opened = 0;
     for (int round = 0; round < 3000; round++) {
-        uint8_t payload[256];
+        uint8_t payload[320];
         frame where;
         kv_error err;
         uint64_t state;
-        size_t size = random_below(&random, sizeof payload);
+        size_t size = random_below(&random, 256), at = 0;
         random_fill(&random, payload, sizeof payload);
-        for (size_t at = 0; at + 8 < size; at += 8 + payload[at + 2] + payload[at + 4]) {
-            payload[at] = (uint8_t)(1 + random_below(&random, 3)); /* mostly plausible */
-            payload[at + 1] &= 1;
-            payload[at + 2] &= 15;
-            payload[at + 3] = 0;
-            payload[at + 4] &= payload[at] == 1 ? 15 : 0;
-            payload[at + 5] = payload[at + 6] = payload[at + 7] = 0;
+        while (at + 8 < size) {
+            uint8_t *p = payload + at;
+            p[0] = (uint8_t)(1 + random_below(&random, 4)); /* mostly plausible */
+            p[1] &= p[0] == KV_RECORD_PUT || p[0] == KV_RECORD_EXPIRE ? 3 : 1;
+            kv_store16(p + 2, p[0] == KV_RECORD_CLEAR ? 0 : p[2] & 15);
+            kv_store32(p + 4, p[0] == KV_RECORD_PUT ? p[4] & 15 : 0);
+            at += 8 + kv_load16(p + 2) + kv_load32(p + 4);
+            if ((p[1] & KV_RECORD_EXPIRES) == 0)
+                continue;
+            kv_store64(payload + at, random_next(&random) >> (random_below(&random, 8) ? 16 : 8));
+            at += 8;
         }
-        memory_os *image = with_payload(&b, payload, size, &where);
+        memory_os *image = with_payload(&b, payload, round % 2 ? size : at, &where);
         kv_status status = try_image(&b, image, false, &err, &state);
         CHECK(status == KV_OK || status == KV_ERR_CORRUPT);
+        opened += status == KV_OK;
         memory_os_destroy(image);
     }
+    printf("# %u of 3000 opened\n", opened);
+    CHECK(opened > 100 && opened < 2900);
     base_end(&b);
 }
 

@@ -10,6 +10,10 @@
  * recover to the same state.  And life goes on: the next commit is made again, just as before the cut, so
  * that it ends where the old one ended; after one more power cut nothing but it may have come back.
  *
+ * The scenario's checkpoints are part of it: some of its steps are done by the checkpoint's own thread while it is
+ * made, behind the moment that it shows and before its shards are walked, and again before it gets its name.  A key
+ * expires in the middle and is swept away.
+ *
  * What was recovered from an image depends on its bytes alone, so images are remembered by them.
  *
  *     PYKV_C_CRASH=3   so many power cuts in a row (not 1 or 2), writes torn at every sector: minutes
@@ -19,12 +23,14 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/checkpoint.h"
+#include "engine/segment.h"
 #include "kv.h"
 #include "model.h"
 #include "scenario.h"
 #include "world.h"
 
-#define COMMITS_MAX 64u
+#define COMMITS_MAX 80u
 #define SEEN_SIZE (1u << 18)
 
 typedef struct seen {
@@ -280,8 +286,65 @@ static void watch(void *arg, fault_call call, bool after) {
 
 /* ---- The scenario -------------------------------------------------------------------------------------- */
 
+/* The run of the scenario, for the calls that a checkpoint makes. */
+static struct run {
+    crash *c;
+    world *w;
+    model *m;
+    unsigned number; /* the step at hand */
+    unsigned during; /* steps that the checkpoint at hand lets happen */
+    bool recycled;   /* a segment made of an older one has been seen */
+} run;
+
+static void run_step(crash *c, world *w, model *m, unsigned number);
+
+static void steps_within(unsigned count) {
+    for (; count > 0; count--) {
+        run.during--;
+        run_step(run.c, run.w, run.m, ++run.number);
+    }
+}
+
+/* A checkpoint has chosen its moment, and not yet looked at any shard. */
+static int open_and_go_on(void *ctx, int dir, const char *name, kv_open_mode mode) {
+    const kv_os *os = fault_os_table(ctx);
+    if (run.during > 0 && strcmp(name, KV_CHECKPOINT_NEW) == 0)
+        steps_within((run.during + 1) / 2);
+    return os->open(os->ctx, dir, name, mode);
+}
+
+/* It is written, and has no name yet; or a segment is used again. */
+static int rename_and_go_on(void *ctx, int dir, const char *from, const char *to) {
+    const kv_os *os = fault_os_table(ctx);
+    if (run.during > 0 && kv_checkpoint_sequence(to) != 0)
+        steps_within(run.during);
+    run.recycled |= strcmp(from, KV_SEGMENT_RECYCLED) == 0;
+    return os->rename(os->ctx, dir, from, to);
+}
+
+/* The clock passes the moment at which the key expires; until it is swept away. */
+static kv_status let_expire(world *w, model *m, unsigned number) {
+    kv_stats stats, now;
+    CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+    world_set_clock(w, SCENARIO_SWEEP_MS);
+    do {
+        usleep(1000);
+        CHECK_OK(kv_get_stats(w->db, &now, &w->err), &w->err);
+    } while (now.expired == stats.expired || now.visible_lsn == stats.visible_lsn);
+    CHECK_EQ(now.expired, stats.expired + 1);
+    scenario_apply(number, m);
+    return KV_OK;
+}
+
+/* The keeper makes a spare of a segment that was let go; it need not be in time. */
+static void let_recycle(world *w) {
+    for (unsigned i = 0; i < 30 && memory_os_size(w->memory, WORLD_DIR, KV_SEGMENT_RECYCLED) > 0; i++)
+        usleep(1000);
+}
+
 static void run_step(crash *c, world *w, model *m, unsigned number) {
     model *then = model_clone(m);
+    unsigned before = c->commits;
     scenario_apply(number, then);
     const step *s = &scenario_steps[number];
     bool commit = model_digest(then) != model_digest(m) || s->kind == STEP_BATCH;
@@ -293,12 +356,20 @@ static void run_step(crash *c, world *w, model *m, unsigned number) {
         pthread_mutex_unlock(&c->mutex);
         atomic_store(&c->ceiling, c->commits);
     }
-    CHECK(scenario_run(number, w->db, m, &w->err) >= 0);
-    CHECK_EQ(model_digest(m), model_digest(then));
+    if (s->kind == STEP_CHECKPOINT)
+        run.during = (unsigned)s->size;
+    kv_status status = s->kind == STEP_SWEEP ? let_expire(w, m, number)
+                                             : scenario_run(number, w->db, m, &w->err);
+    CHECK_OK(status < 0 ? status : KV_OK, &w->err);
+    if (s->kind != STEP_CHECKPOINT)
+        CHECK_EQ(model_digest(m), model_digest(then));
     model_destroy(then);
+    let_recycle(w);
     bool durable = s->kind == STEP_SYNC || (commit && s->flags & KV_SYNC);
     if (durable || w->options.sync == KV_SYNC_ALWAYS)
         atomic_store(&c->floor, c->commits);
+    else if (s->kind == STEP_CHECKPOINT && atomic_load(&c->floor) < before)
+        atomic_store(&c->floor, before);
 }
 
 static void close_and_open(crash *c, world *w) {
@@ -320,15 +391,20 @@ static void crash_in_mode(kv_sync sync) {
     pthread_mutex_init(&c.mutex, NULL);
     watched x = {.crash = &c, .memory = w->memory};
     fault_os_watch(w->faults, watch, &x);
+    w->os.open = open_and_go_on;
+    w->os.rename = rename_and_go_on;
     world_open(w);
-    for (unsigned i = 0; i < scenario_count; i++) {
-        if (scenario_steps[i].kind == STEP_POP_ANY)
+    run = (struct run){.c = &c, .w = w, .m = m};
+    for (; run.number < scenario_count; run.number++) {
+        if (scenario_steps[run.number].kind == STEP_POP_ANY)
             continue; /* which key it takes is another one each time */
-        run_step(&c, w, m, i);
-        if (i % 11 == 10)
+        run_step(&c, w, m, run.number);
+        CHECK_EQ(run.during, 0);
+        if (run.number % 11 == 10)
             close_and_open(&c, w);
     }
     close_and_open(&c, w);
+    CHECK(run.recycled);
     world_close(w);
     fault_os_watch(w->faults, NULL, NULL);
     printf("# sync mode %d: %d images, of which %d different ones were recovered\n", (int)sync,

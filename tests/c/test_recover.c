@@ -175,7 +175,7 @@ static void test_logs_of_all_lengths(void) {
             CHECK_EQ(recovery.records, stats.commits);
             CHECK_EQ(recovery.segments, stats.log_segments);
             CHECK_EQ(recovery.bytes_cut, 0);
-            CHECK(recovery.clean); /* nothing was written before the kill */
+            CHECK_EQ(recovery.clean, again < 2); /* an open store is not closed, even if nothing was written */
             model_check(m, w->db);
             if (w->options.read_only) {
                 world_close(w);

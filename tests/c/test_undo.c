@@ -103,11 +103,13 @@ static void clear(past *p) {
         record->lsn = p->lsn;
         record->kind = KV_UNDO_CLEAR;
         record->clear.array = kv_shard_array(shard);
+        record->clear.expiring = shard->expiring;
         record->clear.data_bytes = shard->data_bytes;
         record->clear.count = shard->count;
         shard->array = kv_array_create(&p->table, 0);
         shard->count = 0;
         shard->data_bytes = 0;
+        shard->expiring = 0;
         shard->last_lsn = p->lsn;
         kv_undo_push(shard, record);
     }

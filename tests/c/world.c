@@ -19,6 +19,7 @@ static kv_options small_options(void) {
     options.segment_size_min = WORLD_SEGMENT_SIZE;
     options.segment_size_max = 2 * WORLD_SEGMENT_SIZE;
     options.mark_delay_ns = UINT64_C(3600000000000);
+    options.checkpoint_log_percent = 0; /* only when asked for */
     return options;
 }
 
@@ -94,6 +95,12 @@ void world_cut_power(world *w) {
     w->faults = fault_os_create(memory_os_table(after));
     w->os = *fault_os_table(w->faults);
     w->os.close = strict_close;
+    fault_os_set_clock(w->faults, w->clock_ms);
+}
+
+void world_set_clock(world *w, uint64_t now_ms) {
+    w->clock_ms = now_ms;
+    fault_os_set_clock(w->faults, now_ms);
 }
 
 /* ---- Images ------------------------------------------------------------------------------------- */

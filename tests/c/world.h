@@ -23,7 +23,9 @@ typedef struct world {
     memory_os *memory; /* owned */
     fault_os *faults;  /* around it */
     kv_os os;          /* around that: what the store gets */
-    kv_options options; /* of the next open: tiny segments, no marks by time */
+    kv_options options; /* of the next open: tiny segments, no marks and no checkpoints
+                           by themselves */
+    uint64_t clock_ms;  /* see world_set_clock */
     kv_db *db;          /* NULL: not open */
     kv_error err;
 } world;
@@ -46,6 +48,9 @@ void world_cut_power(world *w);
 /* The process goes, by SIGKILL say: no call has an effect any more, and the store's memory is
  * given up; the file system stays, with what is not synced. */
 void world_kill(world *w);
+
+/* What the store's wall clock says from now on, also after a power cut; 0: the system's. */
+void world_set_clock(world *w, uint64_t now_ms);
 
 /* Names and bytes of all files as the running system sees them, as one number. */
 uint64_t world_files_digest(memory_os *memory);

@@ -1,0 +1,89 @@
+/* limit.c - the bound on memory: max_memory, and what happens there.
+ *
+ * What counts is a sum that can be told beforehand: keys, values, KV_ITEM_CHARGE an item (at the most what an item
+ * takes beyond them: measured) and 8 bytes for an expiry.  What changes replaced, kept for commits in flight and
+ * for snapshots, comes on top.
+ *
+ * KV_FULL_REFUSE: a write reserves its bytes under the lock of its shard, before it changes anything.
+ * KV_FULL_EVICT: a write first makes room without any lock, then takes it unconditionally, so threads that write at
+ * once can exceed the bound by what they write.  Evicted keys are deleted by a commit of their own, which
+ * stands in the log before that of the write: so they stay evicted.
+ */
+#include "evict.h"
+#include "store.h"
+
+#define VICTIMS_MAX 64u
+#define SHARD_PART 64u /* of a shard's entries that it gives at a time */
+
+kv_status kv_store_charge_slow(kv_store *store, int64_t more, kv_error *err) {
+    uint64_t before = atomic_fetch_add_explicit(&store->charged, (uint64_t)more, memory_order_relaxed);
+    uint64_t max = store->options.max_memory;
+    if (more <= 0 || store->evicts || (before <= max && (uint64_t)more <= max - before))
+        return KV_OK;
+    kv_store_uncharge(store, more);
+    return kv_fail(err, KV_ERR_MEMLIMIT,
+                   "the write needs %lld bytes more, and %llu of max_memory=%llu are in use",
+                   (long long)more, (unsigned long long)before, (unsigned long long)max);
+}
+
+void kv_store_count_charge(kv_store *store) {
+    uint64_t sum = 0;
+    if (!kv_store_is_bounded(store))
+        return;
+    for (uint64_t hash = 0;;) {
+        kv_shard *shard = kv_table_lock(&store->table, hash);
+        uint64_t last = kv_shard_range_last(shard);
+        sum += kv_shard_charge(shard);
+        kv_shard_unlock(shard);
+        if (last == UINT64_MAX)
+            break;
+        hash = last + 1;
+    }
+    atomic_store_explicit(&store->charged, sum, memory_order_relaxed);
+}
+
+/* Evicts up to `bytes` from the shard of `*hash`, which moves on to the next one: each gives a little, since who
+ * empties a shard throws out keys that are in use.  KV_BUSY: the log cannot take it now. */
+static kv_status evict_some(kv_store *store, uint64_t *hash, uint64_t bytes, kv_error *err) {
+    kv_place places[VICTIMS_MAX];
+    kv_entry *victims[VICTIMS_MAX];
+    kv_undo *dead = NULL;
+    kv_ticket ticket = {0};
+    kv_shard *shard;
+    kv_status status = kv_table_lock_loaded(&store->table, *hash, false, &shard, err);
+    if (status < 0)
+        return status;
+    size_t part = shard->count / SHARD_PART + 1;
+    size_t count = kv_evict_choose(shard, bytes, NULL, places, victims,
+                                   part < VICTIMS_MAX ? part : VICTIMS_MAX);
+    if (count > 0)
+        status = kv_store_remove_locked(store, shard, victims, count, &ticket, &dead, err);
+    if (status == KV_OK)
+        *hash = kv_shard_range_last(shard) + 1; /* 0 behind the last one */
+    kv_shard_unlock(shard);
+    kv_undo_free_all(&store->table, dead);
+    kv_log_forget(&ticket); /* the write that wants the room waits for a later place in the log */
+    if (status == KV_OK)
+        atomic_fetch_add_explicit(&store->evicted, count, memory_order_relaxed);
+    return status;
+}
+
+kv_status kv_store_make_room(kv_store *store, uint64_t hash, uint64_t bytes, kv_error *err) {
+    uint64_t max = store->options.max_memory;
+    if (bytes > max)
+        return kv_fail(err, KV_ERR_MEMLIMIT, "the write needs %llu bytes; max_memory is %llu",
+                       (unsigned long long)bytes, (unsigned long long)max);
+    for (unsigned visits = 0;; visits++) {
+        uint64_t charged = atomic_load_explicit(&store->charged, memory_order_relaxed);
+        if (charged <= max - bytes || charged == 0) { /* 0: others write at this moment */
+            if (visits > 1) /* a batch, or a large value: the next one goes on here */
+                atomic_store_explicit(&store->evict_hash, hash, memory_order_relaxed);
+            return KV_OK;
+        }
+        kv_status status = evict_some(store, &hash, charged - (max - bytes), err);
+        if (status == KV_BUSY)
+            kv_log_pause(store->log);
+        else if (status < 0)
+            return status;
+    }
+}

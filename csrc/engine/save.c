@@ -1,0 +1,514 @@
+/* save.c - checkpoints and backups of a running store.
+ *
+ * Both walk the shards in the order of their hashes and write what each was at one LSN, S.  The walk is a snapshot
+ * that lets go of a shard as soon as it has copied it: only shards that are still to come keep what is replaced,
+ * and of each key one state (kv_undo_merge).  So the memory that a walk costs is bounded by the data that it
+ * has not copied yet.
+ *
+ * A checkpoint, step by step, and what a crash leaves:
+ *   1. checkpoint.tmp is written and synced       the old state; the next open removes the file
+ *   2. the log is made durable up to S            likewise
+ *   3. it gets its name; directory synced         either state: both files are whole, and the log is there for both
+ *   4. old segments go, oldest first              the new one; what is left of the old is removed by the next open
+ *   5. the old checkpoint goes                    likewise
+ */
+#include <errno.h>
+
+#include "../base/crc32c.h"
+#include "../base/futex.h"
+#include "../base/mem.h"
+#include "snapshot.h"
+#include "store.h"
+#include "worker.h"
+
+#define CLOSE_LOG_MIN (UINT64_C(16) << 20) /* replayed in some 30 ms: not worth a checkpoint */
+#define PROGRESS_EVERY (UINT64_C(4) << 20)
+#define LOAD_REPORT_EVERY 64u /* shards */
+
+/* ---- One at a time ----------------------------------------------------------------------------- */
+
+static void begin_saving(kv_store *store) {
+    while (atomic_exchange(&store->saving, 1) != 0)
+        kv_futex_wait(&store->saving, 1, KV_FUTEX_FOREVER);
+}
+
+static void end_saving(kv_store *store) {
+    atomic_store(&store->saving, 0);
+    kv_futex_wake(&store->saving, 1);
+}
+
+/* ---- The walk ---------------------------------------------------------------------------------- */
+
+typedef struct walk {
+    kv_store *store;
+    uint64_t lsn;
+    kv_checkpoint_writer *writer;
+    kv_entry **entries;
+    size_t capacity;
+    kv_progress progress;
+    void *arg;
+    uint64_t reported, total; /* bytes */
+} walk;
+
+static kv_status fail_cancelled(kv_error *err) {
+    return kv_fail(err, KV_ERR_CANCELLED, "the caller gave up");
+}
+
+static void walk_begin(walk *w) {
+    kv_store *store = w->store;
+    kv_totals totals = kv_store_sum(store);
+    w->total = totals.data_bytes + totals.entries * KV_RECORD_HEADER_SIZE +
+               totals.shards * 2 * KV_BLOCK_HEADER_SIZE;
+    kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    /* First a lower bound for all to see, then our LSN: see kv_store_limit. */
+    atomic_store(&store->walk_hash, 0);
+    atomic_store(&store->walk_lsn, kv_store_visible(store));
+    w->lsn = kv_store_visible(store);
+    atomic_store(&store->walk_lsn, w->lsn);
+    kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+}
+
+static void walk_end(walk *w) {
+    kv_store *store = w->store;
+    atomic_store(&store->walk_lsn, KV_NO_SNAPSHOT);
+    /* After one that gave up, idle shards would keep what it held back. */
+    if (atomic_exchange_explicit(&store->snapshots_hold, false, memory_order_relaxed))
+        kv_store_prune_all(store);
+    kv_mem_free(w->entries);
+}
+
+/* The shard at the hash; *next: where the next one begins, 0 behind the last. */
+static kv_status walk_shard(walk *w, uint64_t hash, uint64_t *next, kv_error *err) {
+    kv_store *store = w->store;
+    kv_table *table = &store->table;
+    kv_shard *shard;
+    size_t count = 0;
+    kv_status status = kv_table_lock_loaded(table, hash, false, &shard, err);
+    if (status < 0)
+        return status;
+    status = kv_undo_collect(table, shard, w->lsn, w->entries, w->capacity, &count, err);
+    if (status != KV_OK) {
+        kv_shard_unlock(shard);
+        if (status < 0)
+            return status;
+        size_t capacity = count + count / 4;
+        kv_entry **entries = kv_mem_realloc(w->entries, capacity * sizeof *entries);
+        if (entries == NULL)
+            return kv_fail_nomem(err, capacity * sizeof *entries);
+        w->entries = entries;
+        w->capacity = capacity;
+        return KV_BUSY;
+    }
+    uint64_t start = shard->range_start;
+    uint32_t depth = shard->depth;
+    assert(start == hash);
+    *next = kv_shard_range_last(shard) + 1;
+    if (*next != 0)
+        atomic_store(&store->walk_hash, *next);
+    else
+        atomic_store(&store->walk_lsn, KV_NO_SNAPSHOT);
+    kv_undo *dead = shard->undo == NULL
+                        ? NULL
+                        : kv_undo_prune(shard, kv_store_limit(store, shard), NULL);
+    kv_shard_unlock(shard);
+    kv_undo_free_all(table, dead);
+    status = kv_checkpoint_add(w->writer, start, depth, w->entries, count, err);
+    for (size_t i = 0; i < count; i++)
+        kv_entry_release(table->entries, w->entries[i]);
+    return status;
+}
+
+static kv_status walk_all(walk *w, const _Atomic bool *stop, kv_error *err) {
+    for (uint64_t hash = 0;;) {
+        uint64_t next = 0;
+        kv_status status = walk_shard(w, hash, &next, err);
+        if (status == KV_BUSY)
+            continue;
+        if (status < 0)
+            return status;
+        if (stop != NULL && atomic_load(stop))
+            return fail_cancelled(err);
+        uint64_t size = kv_checkpoint_size(w->writer);
+        if (w->progress != NULL && size - w->reported >= PROGRESS_EVERY) {
+            w->reported = size;
+            if (!w->progress(w->arg, size < w->total ? size : w->total, w->total))
+                return fail_cancelled(err);
+        }
+        if (next == 0)
+            return KV_OK;
+        hash = next;
+    }
+}
+
+/* ---- Checkpoints -------------------------------------------------------------------------------- */
+
+static kv_status make_checkpoint(walk *w, uint64_t *sequence, kv_error *err) {
+    kv_store *store = w->store;
+    uint64_t ignored;
+    if (kv_log_failed(store->log, err)) /* it could not be published */
+        return KV_ERR_FAILED;
+    kv_checkpoint_header header = {.lsn = w->lsn, .made_ms = kv_store_now(store)};
+    memcpy(header.store_id, store->who.store_id, sizeof header.store_id);
+    header.sequence = *sequence = kv_log_segment_of(store->log, w->lsn, &ignored);
+    kv_status status = kv_checkpoint_create(&w->writer, &store->dir, &header, err);
+    if (status == KV_OK)
+        status = walk_all(w, &store->worker.stopping, err);
+    if (status == KV_OK)
+        status = kv_checkpoint_finish(w->writer, err);
+    /* Nothing may be in the checkpoint that a power cut could take out of the log. */
+    if (status == KV_OK)
+        status = kv_log_make_durable(store->log, err);
+    if (status == KV_OK)
+        status = kv_checkpoint_publish(w->writer, err);
+    return status;
+}
+
+typedef struct older {
+    uint64_t newest, found;
+} older;
+
+static bool find_older(void *arg, const char *name) {
+    older *o = arg;
+    uint64_t sequence = kv_checkpoint_sequence(name);
+    if (sequence != 0 && sequence < o->newest)
+        o->found = sequence;
+    return true;
+}
+
+/* Files that are left behind are removed by the next checkpoint, or open. */
+static void drop_older(kv_store *store, uint64_t newest) {
+    const kv_dir *dir = &store->dir;
+    for (;;) {
+        char name[64];
+        older o = {.newest = newest};
+        if (dir->os->dir_list(dir->os->ctx, dir->fd, find_older, &o) < 0 || o.found == 0)
+            return;
+        kv_checkpoint_name(o.found, name);
+        if (kv_dir_unlink(dir, name, NULL) < 0)
+            return;
+    }
+}
+
+kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, kv_error *err) {
+    kv_error local = {0};
+    uint64_t sequence = 0;
+    walk w = {.store = store, .progress = progress, .arg = arg};
+    begin_saving(store);
+    walk_begin(&w);
+    kv_status status = KV_OK;
+    bool needed = store->checkpoint_bytes == 0 || store->checkpoint_lsn != w.lsn;
+    if (needed)
+        status = make_checkpoint(&w, &sequence, &local);
+    walk_end(&w);
+    uint64_t size = w.writer != NULL ? kv_checkpoint_size(w.writer) : 0;
+    if (w.writer != NULL)
+        kv_checkpoint_writer_destroy(w.writer);
+    if (needed && status == KV_OK) {
+        kv_log_drop_before(store->log, sequence);
+        drop_older(store, sequence);
+        /* Every shard is in memory now: the walk has seen to it. */
+        if (store->checkpoint != NULL && kv_table_loader_is_done(&store->table))
+            kv_file_close(&store->checkpoint->file);
+        atomic_fetch_add_explicit(&store->checkpoints, 1, memory_order_relaxed);
+    } else if (status < 0 && status != KV_ERR_CANCELLED) {
+        atomic_fetch_add_explicit(&store->checkpoint_failures, 1, memory_order_relaxed);
+    }
+    kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    if (status == KV_OK)
+        local.status = KV_OK;
+    if (status != KV_ERR_CANCELLED)
+        store->checkpoint_error = local;
+    if (needed && status == KV_OK) {
+        store->checkpoint_lsn = w.lsn;
+        store->checkpoint_bytes = size;
+    }
+    kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    end_saving(store);
+    if (status < 0 && err != NULL)
+        *err = local;
+    return status;
+}
+
+bool kv_store_checkpoint_is_due(kv_store *store, bool closing) {
+    const kv_options *o = &store->options;
+    if (store->log == NULL || o->checkpoint_log_percent == 0 || kv_log_failed(store->log, NULL))
+        return false;
+    kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    uint64_t log_bytes = kv_log_committed(store->log) - store->checkpoint_lsn;
+    kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    if (log_bytes < (closing ? CLOSE_LOG_MIN : o->checkpoint_log_min))
+        return false;
+    uint64_t data_bytes = kv_store_sum(store).data_bytes;
+    /* At close: what writing the data costs, against what reading the log would. */
+    return closing ? log_bytes >= data_bytes / 2
+                   : log_bytes / o->checkpoint_log_percent >= data_bytes / 100;
+}
+
+kv_status kv_checkpoint(kv_db *db, kv_progress progress, void *arg, kv_error *err) {
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    if (db->read_only)
+        status = kv_fail(err, KV_ERR_READONLY, "the store was opened read-only");
+    else if (db->store->log != NULL)
+        status = kv_store_checkpoint(db->store, progress, arg, err);
+    kv_db_leave(db);
+    return status;
+}
+
+/* ---- Loading everything ---------------------------------------------------------------------------- */
+
+kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progress progress,
+                            void *arg, kv_error *err) {
+    kv_table *table = &store->table;
+    kv_error local;
+    kv_status result = KV_OK;
+    uint64_t shards = 0;
+    for (uint64_t hash = 0; !kv_table_is_loaded(table);) {
+        kv_shard *shard = kv_table_lock(table, hash);
+        uint64_t last = kv_shard_range_last(shard);
+        kv_status status = KV_OK;
+        if (!kv_shard_is_loaded(shard))
+            status = kv_table_load_locked(table, hash, &shard, &local);
+        if (status == KV_OK)
+            kv_shard_unlock(shard);
+        if (status < 0 && result == KV_OK) { /* the others all the same; the first failure is told */
+            result = status;
+            if (err != NULL)
+                *err = local;
+        }
+        if (status < 0 && status != KV_ERR_CORRUPT)
+            break;
+        if (stop != NULL && atomic_load(stop))
+            return fail_cancelled(err);
+        if (progress != NULL && ++shards % LOAD_REPORT_EVERY == 0) {
+            uint64_t total = atomic_load_explicit(&table->shard_count, memory_order_relaxed);
+            uint64_t left = atomic_load_explicit(&table->unloaded, memory_order_relaxed);
+            uint64_t bytes = store->checkpoint_bytes;
+            double part = total > left ? (double)(total - left) / (double)total : 0;
+            if (!progress(arg, (uint64_t)((double)bytes * part), bytes))
+                return fail_cancelled(err);
+        }
+        if (last == UINT64_MAX)
+            break;
+        hash = last + 1;
+    }
+    return result;
+}
+
+kv_status kv_load_all(kv_db *db, kv_progress progress, void *arg, kv_error *err) {
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    status = kv_store_load_all(db->store, NULL, progress, arg, err);
+    kv_db_leave(db);
+    return status;
+}
+
+/* ---- Backups ------------------------------------------------------------------------------------- */
+
+typedef struct backup {
+    walk walk;
+    kv_dir dir;
+    kv_identity who;
+    kv_segment_header segment;
+    kv_file log;
+    uint64_t end_lsn; /* of the log that goes along */
+    uint8_t *buffer;
+    size_t buffer_size;
+} backup;
+
+static bool any_name(void *arg, const char *name) {
+    (void)name;
+    *(bool *)arg = true;
+    return false;
+}
+
+static kv_status open_destination(backup *b, const kv_os *os, const char *dest, kv_error *err) {
+    bool used = false;
+    kv_status status = kv_dir_open(&b->dir, os, dest, true, err);
+    if (status < 0)
+        return status;
+    int result = os->dir_list(os->ctx, b->dir.fd, any_name, &used);
+    if (result < 0)
+        status = kv_fail_sys(err, -result, dest, "cannot list the directory");
+    else if (used)
+        status = kv_fail_sys(err, ENOTEMPTY, dest, "a backup needs a new or an empty directory");
+    if (status < 0)
+        kv_dir_close(&b->dir);
+    return status;
+}
+
+/* A copy is a store of its own: files of the two that get mixed up are noticed. */
+static kv_status draw_identity(backup *b, kv_error *err) {
+    const kv_os *os = b->dir.os;
+    b->who = b->walk.store->who;
+    int result = os->random(os->ctx, b->who.store_id, sizeof b->who.store_id);
+    if (result >= 0)
+        result = os->random(os->ctx, &b->segment.salt, sizeof b->segment.salt);
+    return result < 0 ? kv_fail_sys(err, -result, b->dir.path, "cannot draw random bytes") : KV_OK;
+}
+
+static kv_status make_buffer(backup *b, size_t size, kv_error *err) {
+    if (size <= b->buffer_size)
+        return KV_OK;
+    uint8_t *buffer = kv_mem_realloc(b->buffer, size);
+    if (buffer == NULL)
+        return kv_fail_nomem(err, size);
+    b->buffer = buffer;
+    b->buffer_size = size;
+    return KV_OK;
+}
+
+/* Writes a frame whose payload stands in the buffer into the copy's log. */
+static kv_status put_frame(backup *b, kv_frame_header *header, kv_error *err) {
+    size_t size = KV_FRAME_HEADER_SIZE + header->payload_size;
+    size_t padded = (size_t)kv_frame_size(header->payload_size);
+    header->salt = b->segment.salt;
+    kv_frame_header_encode(header, b->buffer);
+    memset(b->buffer + size, 0, padded - size);
+    return kv_file_write(&b->log, b->buffer, padded,
+                         KV_SEGMENT_HEADER_SIZE + (header->lsn - b->segment.start_lsn), NULL, err);
+}
+
+/* The frames of one segment from `*lsn` on, up to its end or to end_lsn. */
+static kv_status copy_frames(backup *b, const kv_segment *from, uint64_t *lsn, kv_error *err) {
+    char path[KV_ERROR_PATH_SIZE];
+    kv_dir_join(from->file.dir, from->file.name, path);
+    while (*lsn < b->end_lsn) {
+        kv_frame_header header;
+        uint64_t offset = kv_segment_offset(from, *lsn);
+        size_t got = 0;
+        kv_status status = make_buffer(b, KV_FRAME_HEADER_SIZE, err);
+        if (status == KV_OK)
+            status = kv_file_read(&from->file, b->buffer, KV_FRAME_HEADER_SIZE, offset, &got, err);
+        if (status < 0)
+            return status;
+        bool valid = got == KV_FRAME_HEADER_SIZE && kv_frame_header_decode(&header, b->buffer) &&
+                     header.lsn == *lsn && header.salt == from->header.salt;
+        if (valid && header.kind == KV_FRAME_END)
+            return KV_OK;
+        /* The end frame was done without, for want of space: the log goes on in the next segment. */
+        uint64_t ignored;
+        if (!valid && kv_log_segment_of(b->walk.store->log, *lsn, &ignored) > from->header.sequence)
+            return KV_OK;
+        size_t padded = valid ? (size_t)kv_frame_size(header.payload_size) : 0;
+        status = make_buffer(b, padded, err);
+        if (valid && status == KV_OK)
+            status = kv_file_read(&from->file, b->buffer, padded, offset, &got, err);
+        if (status < 0)
+            return status;
+        if (!valid || got < padded ||
+            kv_crc32c(0, b->buffer + KV_FRAME_HEADER_SIZE, header.payload_size) !=
+                header.payload_crc)
+            return kv_fail_corrupt(err, path, (int64_t)offset, "a frame of the log is damaged");
+        if (header.kind == KV_FRAME_CLOSE)
+            header.kind = KV_FRAME_MARK; /* of an earlier run of the store */
+        status = put_frame(b, &header, err);
+        if (status < 0)
+            return status;
+        *lsn += padded;
+    }
+    return KV_OK;
+}
+
+/* What was committed while the walk went on; then a closing frame. */
+static kv_status copy_log(backup *b, kv_error *err) {
+    kv_store *store = b->walk.store;
+    uint64_t lsn = b->walk.lsn, ignored, sequence;
+    kv_status status = KV_OK;
+    for (sequence = store->log != NULL ? kv_log_segment_of(store->log, lsn, &ignored) : 0;
+         lsn < b->end_lsn && status == KV_OK; sequence++) {
+        kv_segment from;
+        status = kv_segment_open(&from, &store->dir, sequence, store->who.store_id, false, err);
+        if (status < 0)
+            return status;
+        status = copy_frames(b, &from, &lsn, err);
+        kv_file_close(&from.file);
+    }
+    kv_frame_header close = {.lsn = lsn, .durable_lsn = lsn, .kind = KV_FRAME_CLOSE};
+    close.payload_crc = kv_crc32c(0, NULL, 0);
+    if (status == KV_OK)
+        status = make_buffer(b, KV_FRAME_HEADER_SIZE, err);
+    return status == KV_OK ? put_frame(b, &close, err) : status;
+}
+
+static kv_status save_log(backup *b, kv_error *err) {
+    kv_store *store = b->walk.store;
+    kv_segment segment = {.file = KV_FILE_CLOSED};
+    b->end_lsn = b->walk.lsn;
+    if (store->log != NULL) {
+        kv_log_stats stats;
+        kv_status status = kv_log_make_durable(store->log, err);
+        if (status < 0)
+            return status;
+        kv_log_get_stats(store->log, &stats);
+        b->end_lsn = stats.durable_lsn;
+    }
+    b->segment.version = KV_FORMAT_VERSION;
+    b->segment.sequence = 1;
+    b->segment.start_lsn = b->walk.lsn;
+    b->segment.file_size = kv_segment_size_for(
+        b->end_lsn - b->walk.lsn + kv_frame_size(0), store->options.segment_size_min);
+    memcpy(b->segment.store_id, b->who.store_id, sizeof b->segment.store_id);
+    kv_status status =
+        kv_segment_prepare(&b->log, &b->dir, b->segment.file_size, false, err);
+    if (status == KV_OK)
+        status = copy_log(b, err);
+    if (status == KV_OK)
+        status = kv_segment_begin(&segment, &b->log, &b->segment, err);
+    kv_file_close(&segment.file);
+    kv_file_close(&b->log);
+    return status;
+}
+
+static kv_status save_state(backup *b, kv_error *err) {
+    kv_checkpoint_header header = {
+        .sequence = 1, .lsn = b->walk.lsn, .made_ms = kv_store_now(b->walk.store)};
+    memcpy(header.store_id, b->who.store_id, sizeof header.store_id);
+    kv_status status = kv_checkpoint_create(&b->walk.writer, &b->dir, &header, err);
+    if (status == KV_OK)
+        status = walk_all(&b->walk, NULL, err);
+    if (status == KV_OK)
+        status = kv_checkpoint_finish(b->walk.writer, err);
+    return status == KV_OK ? kv_checkpoint_publish(b->walk.writer, err) : status;
+}
+
+/* STORE comes last: a directory without it is no store, and half a copy is none. */
+static kv_status make_backup(kv_store *store, const char *dest, kv_progress progress, void *arg,
+                             kv_error *err) {
+    backup b = {.walk = {.store = store, .progress = progress, .arg = arg},
+                .dir = KV_DIR_CLOSED, .log = KV_FILE_CLOSED};
+    kv_status status = open_destination(&b, store->options.os, dest, err);
+    if (status < 0)
+        return status;
+    walk_begin(&b.walk);
+    status = draw_identity(&b, err);
+    if (status == KV_OK)
+        status = save_state(&b, err);
+    walk_end(&b.walk);
+    kv_checkpoint_writer_destroy(b.walk.writer);
+    if (status == KV_OK)
+        status = save_log(&b, err);
+    if (status == KV_OK)
+        status = kv_store_write_identity(&b.dir, &b.who, err);
+    if (status < 0)
+        kv_store_remove_files(&b.dir);
+    else if (progress != NULL)
+        (void)progress(arg, b.walk.total, b.walk.total);
+    kv_dir_close(&b.dir);
+    kv_mem_free(b.buffer);
+    return status;
+}
+
+kv_status kv_backup(kv_db *db, const char *dest, kv_progress progress, void *arg,
+                    kv_error *err) {
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    begin_saving(db->store);
+    status = make_backup(db->store, dest, progress, arg, err);
+    end_saving(db->store);
+    kv_db_leave(db);
+    return status;
+}

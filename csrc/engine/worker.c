@@ -1,0 +1,231 @@
+/* worker.c - see worker.h. */
+#include "worker.h"
+
+#include <signal.h>
+#include <time.h>
+
+#include "../base/futex.h"
+#include "../base/mem.h"
+
+#define CHUNK 2048u            /* keys swept away in one flush of the log: a write that comes into the same one waits
+                                  for some 50 KB more */
+#define CHUNK_SHARDS 64u
+#define CHUNK_PAUSE_NS 500000  /* between two: the others' turn */
+#define SWEEP_EVERY_MS 100u    /* at most so often all shards are looked at */
+#define LOOK_AGAIN_MS 1000u    /* the wall clock may have been set */
+#define RETRY_MS 10000u        /* after a checkpoint that failed */
+
+/* ---- Expiry ------------------------------------------------------------------------------------- */
+
+void kv_store_lower_expiry(kv_store *store, uint64_t expiry) {
+    kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    bool earlier = expiry < atomic_load(&store->next_expiry);
+    if (earlier)
+        atomic_store(&store->next_expiry, expiry);
+    if (expiry < atomic_load(&store->sweep_expiry))
+        atomic_store(&store->sweep_expiry, expiry);
+    kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    if (earlier)
+        kv_worker_wake(store);
+}
+
+typedef struct sweep {
+    kv_store *store;
+    uint64_t now_ms;
+    uint64_t next_expiry; /* of what stays */
+    bool skipped;         /* a shard that could not be loaded */
+    /* of the shard at hand */
+    kv_entry *expired[KV_REMOVE_MAX];
+    size_t count;
+    bool more;
+    uint64_t shard_next;
+    /* of the chunk */
+    kv_ticket ticket; /* the last one */
+    uint64_t hashes[CHUNK_SHARDS];
+    size_t shards, removed;
+} sweep;
+
+static void look_at(void *arg, kv_entry *e) {
+    sweep *s = arg;
+    if (!e->expires)
+        return;
+    uint64_t expiry = kv_entry_expiry(e);
+    if (expiry > s->now_ms) {
+        if (expiry < s->shard_next)
+            s->shard_next = expiry;
+    } else if (s->count < KV_REMOVE_MAX) {
+        s->expired[s->count++] = e;
+    } else {
+        s->more = true;
+    }
+}
+
+/* Waits until what the chunk removed is committed, and lets go of it. */
+static kv_status end_chunk(sweep *s) {
+    kv_status status = KV_OK;
+    if (s->ticket.group != NULL)
+        status = kv_log_wait(s->store->log, &s->ticket, NULL);
+    for (size_t i = 0; i < s->shards; i++)
+        kv_store_prune_hash(s->store, s->hashes[i]);
+    if (s->removed > 0) {
+        struct timespec pause = {.tv_nsec = CHUNK_PAUSE_NS};
+        nanosleep(&pause, NULL);
+    }
+    s->shards = s->removed = 0;
+    return status;
+}
+
+/* Removes what has expired in the shard of the hash; *last: the last hash that it owns. */
+static kv_status sweep_shard(sweep *s, uint64_t hash, uint64_t *last) {
+    kv_store *store = s->store;
+    kv_status status = KV_OK;
+    kv_ticket ticket = {0};
+    kv_undo *dead = NULL;
+    kv_shard *shard = kv_table_lock(&store->table, hash);
+    *last = kv_shard_range_last(shard);
+    if (shard->expiring > 0 && shard->next_expiry <= s->now_ms && !kv_shard_is_loaded(shard)) {
+        uint64_t next_expiry = shard->next_expiry;
+        if (kv_table_load_locked(&store->table, hash, &shard, NULL) < 0) {
+            /* A damaged block, say: what has expired in it stays, and stays to be looked at. */
+            s->next_expiry = next_expiry < s->next_expiry ? next_expiry : s->next_expiry;
+            s->skipped = true;
+            return KV_OK;
+        }
+        *last = kv_shard_range_last(shard);
+    }
+    s->count = 0;
+    s->more = false;
+    if (shard->expiring > 0 && shard->next_expiry <= s->now_ms) {
+        s->shard_next = KV_NO_EXPIRY;
+        kv_array_visit(kv_shard_array(shard), look_at, s);
+        if (s->count > 0)
+            status = kv_store_remove_locked(store, shard, s->expired, s->count, &ticket, &dead, NULL);
+        if (status == KV_OK && !s->more)
+            shard->next_expiry = s->shard_next;
+    }
+    if (shard->expiring > 0 && shard->next_expiry < s->next_expiry)
+        s->next_expiry = shard->next_expiry;
+    kv_shard_unlock(shard);
+    kv_undo_free_all(&store->table, dead);
+    if (status != KV_OK || s->count == 0)
+        return status;
+    kv_log_forget(&s->ticket);
+    s->ticket = ticket;
+    s->hashes[s->shards++] = hash;
+    s->removed += s->count;
+    atomic_fetch_add_explicit(&store->expired, s->count, memory_order_relaxed);
+    if (s->removed >= CHUNK || s->shards == CHUNK_SHARDS)
+        status = end_chunk(s);
+    return s->more && status == KV_OK ? KV_BUSY : status; /* KV_BUSY: once more */
+}
+
+static kv_status sweep_all(kv_store *store) {
+    sweep s = {.store = store, .now_ms = kv_store_now(store), .next_expiry = KV_NO_EXPIRY};
+    kv_status status = KV_OK;
+    atomic_store(&store->sweep_expiry, KV_NO_EXPIRY);
+    for (uint64_t hash = 0, last = 0;;) {
+        if (atomic_load(&store->worker.stopping))
+            status = KV_ERR_CLOSED;
+        else if (store->log != NULL && kv_log_is_full(store->log))
+            kv_log_pause(store->log);
+        if (status == KV_OK)
+            status = sweep_shard(&s, hash, &last);
+        if (status == KV_BUSY) {
+            if (store->log != NULL && !s.more)
+                kv_log_pause(store->log);
+            status = KV_OK;
+            continue;
+        }
+        if (status < 0 || last == UINT64_MAX)
+            break;
+        hash = last + 1;
+    }
+    kv_status ended = end_chunk(&s);
+    kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    uint64_t behind = atomic_load(&store->sweep_expiry);
+    if (status == KV_OK)
+        atomic_store(&store->next_expiry, s.next_expiry < behind ? s.next_expiry : behind);
+    atomic_store(&store->sweep_expiry, 0); /* after that: see kv_store_note_expiry */
+    kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    if (status == KV_OK)
+        status = ended;
+    return status == KV_OK && s.skipped ? KV_ERR_CORRUPT : status;
+}
+
+/* ---- The thread ------------------------------------------------------------------------------------ */
+
+static void load(kv_store *store) {
+    kv_error err;
+    if (kv_table_is_loaded(&store->table))
+        return;
+    kv_status status = kv_store_load_all(store, &store->worker.stopping, NULL, NULL, &err);
+    if (status >= 0 || status == KV_ERR_CANCELLED)
+        return;
+    kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    store->load_error = err;
+    kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+}
+
+static void *worker_main(void *arg) {
+    kv_store *store = arg;
+    kv_worker *w = &store->worker;
+    uint64_t retry_ns = 0, swept_ns = 0;
+    load(store);
+    while (!atomic_load(&w->stopping)) {
+        uint32_t word = atomic_load(&w->word);
+        uint64_t now_ns = kv_now_ns(), wait_ns = KV_FUTEX_FOREVER;
+        if (kv_store_checkpoint_is_due(store, false)) {
+            if (now_ns >= retry_ns && kv_store_checkpoint(store, NULL, NULL, NULL) < 0) {
+                retry_ns = kv_now_ns() + RETRY_MS * UINT64_C(1000000);
+                kv_store_warn(store);
+            }
+            now_ns = kv_now_ns();
+            if (now_ns < retry_ns)
+                wait_ns = retry_ns - now_ns;
+        }
+        uint64_t expiry = atomic_load(&store->next_expiry);
+        if (expiry != KV_NO_EXPIRY && !store->options.read_only) {
+            uint64_t now_ms = kv_store_now(store), left_ms = LOOK_AGAIN_MS;
+            if (expiry <= now_ms && now_ns - swept_ns >= SWEEP_EVERY_MS * UINT64_C(1000000)) {
+                /* What fails (no space, a damaged block) is tried again; readers do not see expired keys. */
+                if (sweep_all(store) == KV_OK)
+                    left_ms = SWEEP_EVERY_MS;
+                swept_ns = kv_now_ns();
+            } else if (expiry <= now_ms) {
+                left_ms = SWEEP_EVERY_MS;
+            } else if (expiry - now_ms < left_ms) {
+                left_ms = expiry - now_ms;
+            }
+            if (left_ms * 1000000 < wait_ns)
+                wait_ns = left_ms * 1000000;
+        }
+        kv_futex_wait(&w->word, word, wait_ns);
+    }
+    return NULL;
+}
+
+void kv_worker_start(kv_store *store) {
+    kv_worker *w = &store->worker;
+    if (atomic_load(&w->started) || atomic_exchange(&w->started, 1))
+        return;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the program's threads */
+    w->runs = pthread_create(&w->thread, NULL, worker_main, store) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void kv_worker_wake(kv_store *store) {
+    atomic_fetch_add(&store->worker.word, 1);
+    kv_futex_wake(&store->worker.word, 1);
+}
+
+void kv_worker_stop(kv_store *store) {
+    if (!store->worker.runs)
+        return;
+    atomic_store(&store->worker.stopping, true);
+    kv_worker_wake(store);
+    pthread_join(store->worker.thread, NULL);
+    store->worker.runs = false;
+    atomic_store(&store->worker.stopping, false); /* for a checkpoint at close */
+}
