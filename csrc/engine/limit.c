@@ -68,8 +68,11 @@ static kv_status evict_some(kv_store *store, uint64_t *hash, uint64_t bytes, kv_
     return status;
 }
 
-kv_status kv_store_make_room(kv_store *store, uint64_t hash, uint64_t bytes, kv_error *err) {
+kv_status kv_store_make_room(kv_store *store, uint64_t hash, uint64_t bytes, bool nowait,
+                             kv_error *err) {
     uint64_t max = store->options.max_memory;
+    if (bytes == 0)
+        return KV_OK;
     if (bytes > max)
         return kv_fail(err, KV_ERR_MEMLIMIT, "the write needs %llu bytes; max_memory is %llu",
                        (unsigned long long)bytes, (unsigned long long)max);
@@ -80,6 +83,8 @@ kv_status kv_store_make_room(kv_store *store, uint64_t hash, uint64_t bytes, kv_
                 atomic_store_explicit(&store->evict_hash, hash, memory_order_relaxed);
             return KV_OK;
         }
+        if (nowait)
+            return KV_BUSY;
         kv_status status = evict_some(store, &hash, charged - (max - bytes), err);
         if (status == KV_BUSY)
             kv_log_pause(store->log);

@@ -371,11 +371,14 @@ static kv_status put_frame(backup *b, kv_frame_header *header, kv_error *err) {
                          KV_SEGMENT_HEADER_SIZE + (header->lsn - b->segment.start_lsn), NULL, err);
 }
 
-/* The frames of one segment from `*lsn` on, up to its end or to end_lsn. */
+/* The frames of one segment from `*lsn` on, up to its end or to end_lsn.  (Its end frame may be missing: there
+ * was no space for it.) */
 static kv_status copy_frames(backup *b, const kv_segment *from, uint64_t *lsn, kv_error *err) {
     char path[KV_ERROR_PATH_SIZE];
+    uint64_t ignored;
     kv_dir_join(from->file.dir, from->file.name, path);
-    while (*lsn < b->end_lsn) {
+    while (*lsn < b->end_lsn &&
+           kv_log_segment_of(b->walk.store->log, *lsn, &ignored) == from->header.sequence) {
         kv_frame_header header;
         uint64_t offset = kv_segment_offset(from, *lsn);
         size_t got = 0;
@@ -387,10 +390,6 @@ static kv_status copy_frames(backup *b, const kv_segment *from, uint64_t *lsn, k
         bool valid = got == KV_FRAME_HEADER_SIZE && kv_frame_header_decode(&header, b->buffer) &&
                      header.lsn == *lsn && header.salt == from->header.salt;
         if (valid && header.kind == KV_FRAME_END)
-            return KV_OK;
-        /* The end frame was done without, for want of space: the log goes on in the next segment. */
-        uint64_t ignored;
-        if (!valid && kv_log_segment_of(b->walk.store->log, *lsn, &ignored) > from->header.sequence)
             return KV_OK;
         size_t padded = valid ? (size_t)kv_frame_size(header.payload_size) : 0;
         status = make_buffer(b, padded, err);

@@ -4,7 +4,10 @@
  *   registry.c  kv_open, kv_close, fork: which stores are open in this process, and by whom
  *   open.c      a directory becomes a store: lock file, identity, recovery, log
  *   read.c      get, get_many, count
- *   write.c     put, delete, the conditional ones, batches, clear
+ *   change.c    what all writes have in common; removing keys without anybody's asking
+ *   write.c     put, delete, the conditional ones
+ *   batch.c     many at once
+ *   clear.c     all at once
  *   snapshot.c  snapshots and cursors
  *   save.c      checkpoints and backups of the running store
  *   worker.c    the thread behind an open store: loads, checkpoints, sweeps what has expired
@@ -133,7 +136,7 @@ kv_status kv_store_write_identity(const kv_dir *dir, const kv_identity *identity
     KV_MUST_CHECK;
 void kv_store_remove_files(kv_dir *dir); /* everything in a directory that was empty before */
 
-/* write.c */
+/* change.c */
 kv_status kv_store_rollback(void *store, uint64_t lsn, kv_error *err) KV_MUST_CHECK;
 void kv_store_prune_all(kv_store *store);
 /* Removes `count` <= KV_REMOVE_MAX entries from the locked shard in one commit.  KV_OK, and a ticket that must be
@@ -158,9 +161,10 @@ static inline void kv_store_uncharge(kv_store *store, int64_t less) {
     if (kv_store_is_bounded(store))
         atomic_fetch_sub_explicit(&store->charged, (uint64_t)less, memory_order_relaxed);
 }
-/* Evicts until `bytes` more fit, first from the hash's own shard.  No locks are held. */
-kv_status kv_store_make_room(kv_store *store, uint64_t hash, uint64_t bytes, kv_error *err)
-    KV_MUST_CHECK;
+/* Evicts until `bytes` more fit, first from the hash's own shard.  No locks are held.  KV_BUSY: `nowait`, and
+ * something would have to go. */
+kv_status kv_store_make_room(kv_store *store, uint64_t hash, uint64_t bytes, bool nowait,
+                             kv_error *err) KV_MUST_CHECK;
 /* Counts anew, after an open. */
 void kv_store_count_charge(kv_store *store);
 static inline uint64_t kv_shard_charge(const kv_shard *shard) {
