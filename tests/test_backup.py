@@ -223,7 +223,8 @@ def test_restore_of_a_damaged_backup(saved, tmp_path):
     before = fingerprint(saved)
     with pytest.raises(pykv.CorruptionError) as caught:
         pykv.restore(saved, tmp_path / "new")
-    assert caught.value.path and str(saved) in caught.value.path
+    assert caught.value.path == str(file) and caught.value.offset > 0
+    assert str(caught.value) == str(pykv.check(saved).problems[0])
     assert not (tmp_path / "new").exists() and fingerprint(saved) == before
 
 

@@ -129,6 +129,21 @@ def test_all_problems_are_told(stored):
     assert {problem.path for problem in report.problems} == {str(file), str(log)}
 
 
+def test_very_many_problems(path, tmp_path):
+    """All are counted; the lists take 10,000."""
+    count = 12_000
+    with pykv.open(path, sync="never") as store:
+        for i in range(count):
+            store[b"%d" % i] = b"MARK"
+    for file in logs_of(path):
+        file.write_bytes(file.read_bytes().replace(b"MARK", b"MARX"))
+    report = pykv.check(path)
+    assert report.problem_count > 10_000 == len(report.problems)
+    repaired = pykv.repair(path, tmp_path / "new")
+    assert repaired.problem_count == report.problem_count and len(repaired.problems) == 10_000
+    assert repaired.items == 0 and len(repaired.suspects) == min(repaired.suspect_count, 10_000)
+
+
 @pytest.mark.parametrize("name", ["STORE", "log", "ckpt"])
 def test_a_file_that_is_missing(stored, tmp_path, name):
     file = {"STORE": stored / "STORE", "log": logs_of(stored)[0], "ckpt": checkpoint_of(stored)}[name]

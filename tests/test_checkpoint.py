@@ -9,6 +9,7 @@ import pytest
 
 import pykv
 from conftest import assert_holds
+from test_damage import change
 
 MANUAL = {"checkpoint_log_ratio": None}
 EAGER = {"checkpoint_log_min": 50_000, "checkpoint_log_ratio": 0.01}
@@ -208,6 +209,30 @@ def test_preload(path):
         assert stats["shards_loaded"] == stats["shards"]
         store.preload(progress=lambda done, total: None)
         assert_holds(store, ITEMS)
+
+
+def test_damage_shows_at_once_or_when_it_is_met(path):
+    with pykv.open(path) as store:
+        store.put_many(ITEMS)
+        store.checkpoint()
+    (file,) = path.glob("*.ckpt")
+    change(file, file.stat().st_size // 2)
+    with pytest.raises(pykv.CorruptionError) as caught:
+        pykv.open(path, preload=True)
+    assert caught.value.path == str(file) and caught.value.offset > 0
+    with pykv.open(path, read_only=True) as store:
+        with pytest.raises(pykv.CorruptionError, match="ckpt"):
+            store.preload()
+        wait_for(lambda stats: stats["load_error"] is not None, store)
+        assert str(file) in store.stats()["load_error"]
+        lost = 0
+        for key, value in ITEMS.items():
+            try:
+                assert store[key] == value
+            except pykv.CorruptionError:
+                lost += 1
+        assert 0 < lost < len(ITEMS)
+        assert len(store) == len(ITEMS)
 
 
 def test_everything_is_right_from_the_first_moment(path):

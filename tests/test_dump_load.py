@@ -128,7 +128,7 @@ def test_a_dump_shows_one_moment(open_store):
 
     file = io.BytesIO()
     assert pykv.dump(store, file, progress=progress) == 1000
-    assert calls[-1] == (1000, 1000)
+    assert calls[-1] == (1000, 1000) and 0 < calls[0][0] < 1000
     assert all(0 <= done <= total == 1000 for done, total in calls)
     assert store == {b"new": b"w"}
     file.seek(0)
@@ -167,6 +167,15 @@ def test_a_file_is_replaced_only_by_a_whole_dump(filled, tmp_path):
     assert file.read_bytes().count(b'{"key') == len(filled)
     assert link.is_symlink() and stat.S_IMODE(file.stat().st_mode) == 0o640
     assert sorted(os.listdir(tmp_path)) == ["dump", "link"]
+
+
+def test_a_dump_is_on_disk_before_it_takes_the_place(filled, tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("sync"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *a: (calls.append("replace"), replace(*a)))
+    pykv.dump(filled, tmp_path / "dump")
+    assert calls == ["sync", "replace", "sync"]
 
 
 def test_a_pipe_is_written_as_it_is(filled, tmp_path):

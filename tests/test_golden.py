@@ -10,8 +10,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
+import pykv
 from conftest import assert_holds
-from test_format import newest_checkpoint, read_identity, read_store, replay_all
+from test_format import VERSION, newest_checkpoint, read_identity, read_store, replay_all
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 CASES = sorted(path.relative_to(GOLDEN).with_suffix("") for path in GOLDEN.glob("v*/*.json"))
@@ -129,13 +131,15 @@ def test_it_is_written_on(golden, open_store):
     store = open_store(golden.folder)
     golden.check(store)
     golden.check_recovery(store)
-    assert not {*golden.remaining} - {"spare.log"} & {*files(golden.folder)}
+    assert not {*golden.remaining} - {"spare.log"} & {path.name for path in golden.folder.iterdir()}
     golden.write(store)
     golden.check(store)
     store.close()
 
     identity, segments = read_store(golden.folder)
-    assert identity.version == version and segments[-1].version == 2
+    assert identity.version == version and segments[-1].version == VERSION
+    older = [frame for segment in segments if segment.version < VERSION for frame in segment.frames]
+    assert all(key != b"new" for frame in older for _, _, key, *_ in frame.records())
     decoded = replay_all(segments, newest_checkpoint(golden.folder))
     assert {key: item for key, item in decoded.items() if key not in golden.expired} == golden.items
 
@@ -153,7 +157,7 @@ def test_it_is_written_on(golden, open_store):
     golden.check(store)
     store.close()
     _, segments = read_store(golden.folder)
-    assert all(segment.version == 2 for segment in segments)
+    assert all(segment.version == VERSION for segment in segments)
 
 
 def test_it_is_only_opened_and_closed(golden, open_store):
@@ -194,4 +198,18 @@ def test_a_backup_of_a_store_of_version_1(open_store, tmp_path):
     store.close()
     copy = Golden(Path("v1", "killed"), tmp_path / "again")
     copy.check(open_store(tmp_path / "copy"))
-    assert read_identity(tmp_path / "copy").version == 2
+    assert read_identity(tmp_path / "copy").version == VERSION
+
+
+def test_it_is_found_in_order(golden):
+    """A torn tail is no damage."""
+    before = files(golden.folder)
+    report = pykv.check(golden.folder)
+    assert report.ok and not report.problems, report
+    assert files(golden.folder) == before
+
+
+def test_it_is_repaired(golden, tmp_path, open_store):
+    report = pykv.repair(golden.folder, tmp_path / "repaired")
+    assert report.ok and not report.problems, report
+    golden.check(open_store(tmp_path / "repaired"))

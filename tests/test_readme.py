@@ -39,7 +39,10 @@ def test_example(tmp_path, monkeypatch):
     assert compared == source.count("# ->") == 4
     assert names["db"].closed
     with pykv.open("data.kv", create=False) as db:
-        assert dict(db) == {b"a": b"3", b"city": b"Rome", b"visits": b"5"}
+        assert dict(db) == {b"a": b"3", b"city": b"Rome", b"session": b"s3cr3t", b"visits": b"5"}
+        assert 3500 < db.ttl("session") <= 3600
+    with pykv.open("copy.kv", create=False) as copy:
+        assert len(copy) == 4
 
 
 def test_every_error_is_named():
@@ -53,6 +56,7 @@ def test_every_error_is_named():
     }
     assert set(re.findall(r"`(?:pykv\.)?(\w*Error)`", text)) == errors | {
         "ValueError",
+        "MemoryError",
         "OSError",
         "KeyError",
         "TypeError",
@@ -85,7 +89,15 @@ def test_links(target):
 
 def test_every_command_of_the_command_line_is_there():
     commands = re.findall(r"^pykv (\w+)", "".join(blocks("text")), re.M)
-    assert commands == ["put", "get", "delete", "keys", "stats", "demo"]
+    everything = subprocess.run(
+        [sys.executable, "-m", "pykv", "--help"],
+        env=python_environment(),
+        cwd=ROOT / "tests",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert commands == re.findall(r"^    (\w+)(?: +\w.*)?$", everything, re.M)
     for command in commands:
         line = next(
             line for line in blocks("text")[0].splitlines() if line.startswith(f"pykv {command} ")

@@ -213,6 +213,7 @@ BAD_COMMANDS = {
     "INCR after RENAME": ("SET n x\nRENAME n m\nINCR m", "not an integer"),
     "INCR after SETNX": ("SETNX text 5\nINCR text", "not an integer"),
     "INCR after MSETNX": ("SET n x\nMSETNX other 1 n 5\nINCR n", "not an integer"),
+    "RENAME after MSETNX": ("SET other 1\nMSETNX other 2 n 5\nRENAME n m", "no such key"),
     "INCRBYFLOAT of a text": ("INCRBYFLOAT text 1", "floats"),
     "INCRBYFLOAT of nan": ("INCRBYFLOAT n nan", "floats"),
     "INCRBYFLOAT of inf": ("INCRBYFLOAT n inf", "floats"),

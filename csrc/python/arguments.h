@@ -26,9 +26,10 @@ int kvpy_arguments(const kvpy_signature *signature, PyObject *const *args, Py_ss
  * -1 with ValueError for False: a call can be made more durable than the store, never less. */
 int kvpy_sync_flags(PyObject *sync, unsigned *flags);
 
-/* The `ttl` argument of every write as the moment so long from now, in ms since 1970 and rounded up;
- * 0 (never) for None and NULL.  An int or a float in seconds, or a datetime.timedelta.  -1 with TypeError
- * for other types, bool among them; with ValueError when it is not above 0, or ends too late. */
+/* The `ttl` argument of every write as the moment so long from now, in ms since 1970 and
+ * rounded up; 0 (never) for None and NULL.  An int or a float in seconds, or a
+ * datetime.timedelta.  -1 with TypeError for other types, bool among them; with ValueError when
+ * it is not above 0, or ends too late. */
 int kvpy_expiry(PyObject *ttl, kv_db *db, uint64_t *expiry);
 
 #endif

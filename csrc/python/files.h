@@ -4,7 +4,8 @@
 
 #include "module.h"
 
-/* METH_FASTCALL: _check(path, problems, progress), _repair(path, into, problems, suspects, progress). */
+/* METH_FASTCALL: _check(path, problems, progress),
+ * _repair(path, into, problems, suspects, progress). */
 PyObject *kvpy_check(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *kvpy_repair(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 

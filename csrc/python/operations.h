@@ -33,7 +33,7 @@ void kvpy_keys_fini(kvpy_keys *keys);
 
 typedef struct kvpy_operations {
     kv_op *ops;
-    PyObject **kept; /* owned: two for each operation; the second is NULL where there is no value */
+    PyObject **kept; /* owned: two for each operation; the second: NULL without a value */
     size_t count, capacity;
 } kvpy_operations;
 
@@ -44,8 +44,8 @@ int kvpy_operations_add_puts(kvpy_operations *o, const kvpy_state *state,
                              PyObject *mapping_or_pairs);
 int kvpy_operations_add_deletes(kvpy_operations *o, PyObject *keys);
 /* A dict; what stands for a key says what is done with it: a value is put, None deletes, a tuple
- * (value, expiry) puts with an expiry, an int is another expiry of the key that is there.  An expiry is an
- * int in ms since 1970, 0: never. */
+ * (value, expiry) puts with an expiry, an int is another expiry of the key that is there.  An
+ * expiry is an int in ms since 1970, 0: never. */
 int kvpy_operations_add_mixed(kvpy_operations *o, PyObject *dict);
 /* The expiry of all that were gathered by kvpy_operations_add_puts. */
 void kvpy_operations_set_expiry(kvpy_operations *o, uint64_t expiry);

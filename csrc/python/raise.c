@@ -48,7 +48,8 @@ typedef struct rule {
 #define RULE_KV_ERR_NOTINT BUILTIN(SHAPE_MESSAGE, PyExc_ValueError)
 #define RULE_KV_ERR_RANGE BUILTIN(SHAPE_MESSAGE, PyExc_OverflowError)
 #define RULE_KV_ERR_MEMLIMIT OURS(SHAPE_MESSAGE, memory_limit_error, 0)
-#define RULE_KV_ERR_CANCELLED OURS(SHAPE_MESSAGE, error, 0) /* the callback's own exception is set */
+/* Never met: the callback that cancelled has set its own exception. */
+#define RULE_KV_ERR_CANCELLED OURS(SHAPE_MESSAGE, error, 0)
 
 static rule rule_of(kv_status status) {
     switch (status) {

@@ -250,8 +250,9 @@ int kvpy_store_warn(kvpy_store *self) {
 
 /* ---- Closing ------------------------------------------------------------------------------- */
 
-/* Closes, and warns if a checkpoint failed: one that was made before, or that of the close itself.  0; 1
- * in a forked child, which has nothing of it to close; -1 with an exception, and it is closed. */
+/* Closes, and warns if a checkpoint failed: one that was made before, or that of the close
+ * itself.  0; 1 in a forked child, which has nothing of it to close; -1 with an exception, and it
+ * is closed. */
 static int close_db(kvpy_store *self) {
     kv_error err, warning;
     kv_status status;

@@ -26,8 +26,8 @@ typedef struct kvpy_store {
 #define KVPY_STORE_WRITE(self, status, extra_flags, call)                                        \
     KVPY_CALL(status, (self)->try_write, extra_flags, call)
 
-/* After a write that succeeded: CheckpointWarning if a checkpoint failed meanwhile.  -1 when the warning
- * is an exception. */
+/* After a write that succeeded: CheckpointWarning if a checkpoint failed meanwhile.  -1 when the
+ * warning is an exception. */
 int kvpy_store_warn(kvpy_store *self);
 
 static inline int kvpy_store_warned(kvpy_store *self) {

@@ -25,8 +25,8 @@ int kvpy_work_init(kvpy_work *work, PyObject *progress);
 /* A kv_progress; `arg` is the kvpy_work. */
 bool kvpy_work_progress(void *arg, uint64_t done, uint64_t total);
 
-/* For other callbacks of the same call: to the interpreter, and back to the engine's work.  False (and
- * nothing to leave): an exception is set already, or this is not the calling thread. */
+/* For other callbacks of the same call: to the interpreter, and back to the engine's work.  False
+ * (and nothing to leave): an exception is set already, or this is not the calling thread. */
 bool kvpy_work_enter(kvpy_work *work);
 void kvpy_work_leave(kvpy_work *work);
 

@@ -107,6 +107,10 @@ uint64_t forge_segment_add(forge_segment *s, kv_frame_kind kind, forge_buffer *p
 
 /* ---- The checkpoint ------------------------------------------------------------------------ */
 
+static uint64_t checkpoint_expiry(unsigned number) {
+    return number % 5 == 2 ? FORGE_FAR_EXPIRY + number : 0;
+}
+
 static void checkpoint_make(forge_checkpoint *c, const kv_identity *identity, uint64_t sequence,
                             uint64_t lsn) {
     static uint8_t index[FORGE_BLOCKS * KV_BLOCK_HEADER_SIZE];
@@ -122,7 +126,7 @@ static void checkpoint_make(forge_checkpoint *c, const kv_identity *identity, ui
         *h = (kv_block_header){.depth = 2, .range_start = (uint64_t)b << 62};
         for (unsigned i = 0; i < FORGE_KEYS; i++) {
             kv_bytes key = forge_key(i);
-            uint64_t expiry = i % 5 == 2 ? FORGE_FAR_EXPIRY + i : 0;
+            uint64_t expiry = checkpoint_expiry(i);
             if (kv_siphash13(identity->hash_key, key.data, key.size) >> 62 != b)
                 continue;
             size_t before = payload.size;
@@ -195,7 +199,7 @@ forge *forge_create_for(unsigned store) {
     checkpoint_make(&b->checkpoint, &b->identity, 2, lsn);
     forge_write(b->memory, FORGE_CHECKPOINT, b->checkpoint.file.bytes, b->checkpoint.file.size);
     for (unsigned i = 0; i < FORGE_KEYS; i++)
-        expect_put(b, i, 1);
+        model_put_expiring(b->m, forge_key(i), forge_value(i, 1), checkpoint_expiry(i));
 
     forge_record(&p, KV_RECORD_PUT, 0, 2, 0, true);
     expect_put(b, 0, 2);
@@ -208,7 +212,7 @@ forge *forge_create_for(unsigned store) {
     forge_record(&p, KV_RECORD_DELETE, 3, 0, 0, true);
     forge_record(&p, KV_RECORD_PUT, 101, 1, 0, true);
     expect_put(b, 2, 2);
-    expect_put(b, 100, 1);
+    model_put_expiring(b->m, forge_key(100), forge_value(100, 1), FORGE_FAR_EXPIRY);
     model_delete(b->m, forge_key(3));
     expect_put(b, 101, 1);
     b->frames[F_BATCH] = forge_segment_add(two, KV_FRAME_COMMITS, &p, two->lsn);
@@ -216,6 +220,8 @@ forge *forge_create_for(unsigned store) {
     forge_record(&p, KV_RECORD_EXPIRE, 7, 0, 0, true);
     forge_record(&p, KV_RECORD_EXPIRE, 999, 0, FORGE_FAR_EXPIRY, true); /* there is none */
     forge_record(&p, KV_RECORD_EXPIRE, 5, 0, FORGE_PAST_EXPIRY, true);
+    model_expire(b->m, forge_key(4), FORGE_FAR_EXPIRY + 4);
+    model_expire(b->m, forge_key(7), 0);
     model_delete(b->m, forge_key(5));
     b->frames[F_EXPIRE] = forge_segment_add(two, KV_FRAME_COMMITS, &p, two->lsn);
     b->end_frame = forge_segment_add(two, KV_FRAME_END, NULL, two->lsn);

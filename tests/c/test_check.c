@@ -52,16 +52,16 @@ static void test_defaults(void) {
 }
 /* ---- The checkpoint ------------------------------------------------------------------------ */
 
-static bool forge_in_block(const forge *b, unsigned number, unsigned block) {
+static bool in_block(const forge *b, unsigned number, unsigned block) {
     kv_bytes key = forge_key(number);
     return kv_siphash13(b->identity.hash_key, key.data, key.size) >> 62 == block;
 }
 
 /* Keys of the block are gone unless the log has them; all others are there. */
-static void forge_check_without_block(const forge *b, const forge_finding *f, unsigned block) {
+static void check_without_block(const forge *b, const forge_finding *f, unsigned block) {
     unsigned lost = 0;
     for (unsigned i = 0; i < FORGE_KEYS; i++)
-        if (forge_in_block(b, i, block) && i != 0 && i != 1 && i != 2 && i != 3 && i != 5)
+        if (in_block(b, i, block) && i != 0 && i != 1 && i != 2 && i != 3 && i != 5)
             lost++;
     CHECK(lost > 2);
     CHECK_EQ(forge_judge(b, f->db), lost);
@@ -84,13 +84,13 @@ static void test_block_payload(void) {
             CHECK_EQ(f.summary.blocks_lost, 1);
             CHECK_EQ(f.summary.bytes_lost, h->payload_size);
             CHECK_EQ(f.summary.entries, FORGE_KEYS - h->count);
-            forge_check_without_block(b, &f, i);
+            check_without_block(b, &f, i);
             for (unsigned k = 0, named = 0; k < FORGE_KEYS; k++) {
                 char name[24];
                 snprintf(name, sizeof name, " key-%u ", k);
                 bool suspect = strstr(f.suspects, name) != NULL;
-                CHECK(!suspect || forge_in_block(b, k, i));
-                named += !suspect && forge_in_block(b, k, i);
+                CHECK(!suspect || in_block(b, k, i));
+                named += !suspect && in_block(b, k, i);
                 CHECK(named <= 2); /* the one that was hit, and one that its size may have hidden */
             }
             forge_examine_end(image, &f);
@@ -161,7 +161,7 @@ static void test_next_block_is_found(void) {
             CHECK_CONTAINS(f.problems[2].loss,
                            without_footer ? "about 25 % of" : "about 12 keys of 48");
             CHECK_EQ(f.summary.blocks_lost, 1);
-            forge_check_without_block(b, &f, i);
+            check_without_block(b, &f, i);
             forge_examine_end(image, &f);
         }
     forge_destroy(b);
@@ -325,9 +325,135 @@ static void test_senseless_blocks(void) {
         if (which == WRONG_RANGE)
             forge_expect(&f, 0, FORGE_CHECKPOINT, (int64_t)(at + KV_BLOCK_HEADER_SIZE),
                           "where it does not belong", "keys of 48");
-        forge_check_without_block(b, &f, 1);
+        check_without_block(b, &f, 1);
         forge_examine_end(image, &f);
     }
+    forge_destroy(b);
+}
+
+/* With index and footer as they should be for these headers. */
+static void write_index(const forge *b, memory_os *image, const kv_block_header *headers,
+                        kv_checkpoint_footer footer) {
+    uint8_t bytes[FORGE_BLOCKS * KV_BLOCK_HEADER_SIZE + KV_CHECKPOINT_FOOTER_SIZE];
+    size_t size = FORGE_BLOCKS * KV_BLOCK_HEADER_SIZE;
+    for (unsigned i = 0; i < FORGE_BLOCKS; i++) {
+        uint8_t *at = bytes + i * KV_BLOCK_HEADER_SIZE;
+        kv_block_header_encode(&headers[i], at);
+        CHECK_EQ(memory_os_poke(image, WORLD_DIR, FORGE_CHECKPOINT, b->checkpoint.blocks[i], at,
+                                KV_BLOCK_HEADER_SIZE), 0);
+    }
+    footer.index_crc = kv_crc32c(0, bytes, size);
+    kv_checkpoint_footer_encode(&footer, bytes + size);
+    CHECK_EQ(memory_os_poke(image, WORLD_DIR, FORGE_CHECKPOINT, footer.index_offset, bytes,
+                            sizeof bytes), 0);
+}
+
+/* Each block is whole, but they do not make a checkpoint. */
+static void test_senseless_checkpoints(void) {
+    forge *b = forge_create();
+    forge_finding f;
+    kv_block_header headers[FORGE_BLOCKS];
+    kv_checkpoint_footer footer = b->checkpoint.footer;
+    memory_os *image = forge_copy(b);
+    footer.data_bytes++;
+    write_index(b, image, b->checkpoint.headers, footer);
+    forge_examine(image, &f);
+    CHECK_EQ(f.count, 1);
+    forge_expect(&f, 0, FORGE_CHECKPOINT,
+                 (int64_t)b->checkpoint.file.size - KV_CHECKPOINT_FOOTER_SIZE,
+                 "does not say what the blocks hold", "nothing");
+    CHECK_EQ(forge_judge(b, f.db), 0);
+    forge_examine_end(image, &f);
+
+    image = forge_copy(b); /* a range twice, and so another one not at all */
+    memcpy(headers, b->checkpoint.headers, sizeof headers);
+    headers[2].range_start = headers[1].range_start;
+    write_index(b, image, headers, b->checkpoint.footer);
+    forge_examine(image, &f);
+    CHECK_EQ(f.count, 2);
+    forge_expect(&f, 0, FORGE_CHECKPOINT, (int64_t)b->checkpoint.blocks[2],
+                 "that another block before it has", "keys of 48");
+    forge_expect(&f, 1, FORGE_CHECKPOINT, (int64_t)b->checkpoint.blocks[3],
+                 "no whole block has the hashes from 8000000000000000 to before c000000000000000",
+                 "about 12 keys of 48");
+    check_without_block(b, &f, 2);
+    forge_examine_end(image, &f);
+
+    image = forge_copy(b); /* bytes between the last block and the index */
+    static uint8_t bytes[65536];
+    size_t index = (size_t)b->checkpoint.footer.index_offset, size = b->checkpoint.file.size;
+    memcpy(bytes, b->checkpoint.file.bytes, index);
+    memcpy(bytes + index + 10, b->checkpoint.file.bytes + index, size - index);
+    footer = b->checkpoint.footer;
+    footer.index_offset += 10;
+    kv_checkpoint_footer_encode(&footer, bytes + size + 10 - KV_CHECKPOINT_FOOTER_SIZE);
+    forge_write(image, FORGE_CHECKPOINT, bytes, size + 10);
+    forge_examine(image, &f);
+    CHECK_EQ(f.count, 2);
+    forge_expect(&f, 1, FORGE_CHECKPOINT, (int64_t)index, "behind the last block", "nothing");
+    CHECK_EQ(forge_judge(b, f.db), 0);
+    forge_examine_end(image, &f);
+    forge_destroy(b);
+}
+
+/* More blocks than are read of the index at a time, most of them empty. */
+static void test_many_blocks(void) {
+    enum { DEPTH = 12, COUNT = 1 << DEPTH, SIZE = 2 * COUNT * KV_BLOCK_HEADER_SIZE + 65536 };
+    forge *b = forge_create();
+    forge_finding f;
+    uint8_t *bytes = calloc(1, SIZE), *index = calloc(COUNT, KV_BLOCK_HEADER_SIZE);
+    static uint64_t blocks[COUNT];
+    kv_checkpoint_footer footer = b->checkpoint.footer;
+    size_t size = KV_CHECKPOINT_HEADER_SIZE;
+    memcpy(bytes, b->checkpoint.file.bytes, size);
+    for (uint64_t i = 0; i < COUNT; i++) {
+        static forge_buffer payload;
+        kv_block_header h = {.depth = DEPTH, .range_start = i << (64 - DEPTH)};
+        for (unsigned k = 0; k < FORGE_KEYS; k++) {
+            kv_bytes key = forge_key(k);
+            if (kv_siphash13(b->identity.hash_key, key.data, key.size) >> (64 - DEPTH) != i)
+                continue;
+            uint64_t expiry = k % 5 == 2 ? FORGE_FAR_EXPIRY + k : 0;
+            forge_record(&payload, KV_RECORD_PUT, k, 1, expiry, false);
+            h.count++;
+            if (expiry != 0 && (h.expiring++ == 0 || expiry < h.next_expiry))
+                h.next_expiry = expiry;
+        }
+        h.payload_size = payload.size;
+        h.payload_crc = kv_crc32c(0, payload.bytes, payload.size);
+        blocks[i] = size;
+        kv_block_header_encode(&h, bytes + size);
+        memcpy(index + i * KV_BLOCK_HEADER_SIZE, bytes + size, KV_BLOCK_HEADER_SIZE);
+        memcpy(bytes + size + KV_BLOCK_HEADER_SIZE, payload.bytes, payload.size);
+        size += KV_BLOCK_HEADER_SIZE + payload.size;
+        payload.size = 0;
+    }
+    footer.block_count = COUNT;
+    footer.index_offset = size;
+    footer.index_crc = kv_crc32c(0, index, COUNT * KV_BLOCK_HEADER_SIZE);
+    memcpy(bytes + size, index, COUNT * KV_BLOCK_HEADER_SIZE);
+    size += COUNT * KV_BLOCK_HEADER_SIZE;
+    kv_checkpoint_footer_encode(&footer, bytes + size);
+    size += KV_CHECKPOINT_FOOTER_SIZE;
+    forge_write(b->memory, FORGE_CHECKPOINT, bytes, size);
+
+    forge_examine(b->memory, &f);
+    CHECK_EQ(f.count, 0);
+    CHECK_EQ(forge_judge(b, f.db), 0);
+    forge_examine_end(NULL, &f);
+    for (unsigned without_footer = 0; without_footer < 2; without_footer++)
+        for (unsigned i = 3; i < COUNT; i += 97) { /* the header of one, without the index */
+            memory_os *image = forge_copy(b);
+            forge_flip(image, FORGE_CHECKPOINT, blocks[i], 1);
+            forge_flip(image, FORGE_CHECKPOINT, without_footer ? size - 9 : footer.index_offset + 9, 1);
+            forge_examine(image, &f);
+            CHECK(f.count == 3);
+            CHECK_EQ(f.summary.blocks_lost, 1);
+            CHECK(forge_judge(b, f.db) <= 2);
+            forge_examine_end(image, &f);
+        }
+    free(bytes);
+    free(index);
     forge_destroy(b);
 }
 
@@ -521,6 +647,7 @@ static void test_given_up(void) {
 CHECK_MAIN(TEST(test_whole), TEST(test_defaults), TEST(test_block_payload),
            TEST(test_block_header_or_index), TEST(test_footer), TEST(test_next_block_is_found),
            TEST(test_every_problem_is_told), TEST(test_checkpoint_header),
-           TEST(test_senseless_blocks), TEST(test_checkpoint_lengths), TEST(test_identity),
+           TEST(test_senseless_blocks), TEST(test_senseless_checkpoints),
+           TEST(test_many_blocks), TEST(test_checkpoint_lengths), TEST(test_identity),
            TEST(test_no_store), TEST(test_locked), TEST(test_only_into_an_empty_store),
            TEST(test_salvage_into_a_full_disk), TEST(test_given_up))

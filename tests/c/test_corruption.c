@@ -378,14 +378,15 @@ typedef struct frame {
     kv_frame_header header;
 } frame;
 
-/* The valid frames of a segment; how many. */
+/* The valid frames of a segment, from the beginning on; how many. */
 static size_t frames_of(memory_os *memory, const char *name, frame *frames, size_t capacity) {
     uint64_t offset = KV_SEGMENT_HEADER_SIZE;
     size_t count = 0;
-    uint8_t bytes[KV_FRAME_HEADER_SIZE];
+    uint8_t bytes[KV_FRAME_HEADER_SIZE], salt[8];
     kv_frame_header header;
+    CHECK_EQ(memory_os_peek(memory, WORLD_DIR, name, 48, salt, sizeof salt), 0);
     while (memory_os_peek(memory, WORLD_DIR, name, offset, bytes, sizeof bytes) == 0 &&
-           kv_frame_header_decode(&header, bytes)) {
+           kv_frame_header_decode(&header, bytes) && header.salt == kv_load64(salt)) {
         CHECK(count < capacity);
         frames[count++] = (frame){offset, kv_frame_size(header.payload_size), header};
         offset += kv_frame_size(header.payload_size);
@@ -735,6 +736,96 @@ static void test_long_torn_tail(void) {
     world_destroy(w);
 }
 
+/* A killed store whose last segment was made of an older one: behind at least three frames of its own, of equal
+ * size, stand whole ones of that.  `states`: digests before and after its last put. */
+static world *world_in_a_recycled_segment(char name[64], frame *frames, size_t *count,
+                                          uint64_t states[2]) {
+    static uint8_t value[500];
+    world *w = world_create();
+    w->options.segment_size_max = SEGMENT_SIZE;
+    w->options.checkpoint_log_percent = 0;
+    world_open(w);
+    bool found = false;
+    uint64_t sequence = 1;
+    for (unsigned i = 0; !found; i++) {
+        char next[64];
+        uint64_t behind;
+        kv_frame_header stale;
+        uint8_t bytes[KV_FRAME_HEADER_SIZE];
+        CHECK(i < 100000); /* a recycled file is taken when the keeper had time to look for one */
+        memset(value, 'a' + (int)(i % 26), sizeof value);
+        states[0] = store_digest(w->db);
+        put(w, NULL, bytes_of(&(uint32_t){i % 3}, 4), bytes_of(value, sizeof value));
+        states[1] = store_digest(w->db);
+        if (i % 30 == 29)
+            CHECK_OK(kv_checkpoint(w->db, NULL, NULL, &w->err), &w->err);
+        snprintf(next, sizeof next, "%08" PRIu64 ".log", sequence + 1);
+        sequence += memory_os_size(w->memory, WORLD_DIR, next) >= 0;
+        snprintf(name, 64, "%08" PRIu64 ".log", sequence);
+        *count = frames_of(w->memory, name, frames, 20);
+        if (peek(w->memory, name, 12) != 1 || *count < 3)
+            continue;
+        behind = frames[*count - 1].offset + frames[*count - 1].size;
+        found = memory_os_peek(w->memory, WORLD_DIR, name, behind, bytes, sizeof bytes) == 0 &&
+                kv_frame_header_decode(&stale, bytes) && stale.kind == KV_FRAME_COMMITS;
+    }
+    CHECK_EQ(frames[*count - 1].size, frames[*count - 2].size);
+    world_kill(w);
+    return w;
+}
+
+/* What an older segment left behind the last frame is no tail; a torn frame is, and it alone is cut. */
+static void test_torn_tail_in_a_recycled_segment(void) {
+    enum { NOTHING, PAYLOAD, HEADER, ONE_BEFORE, CASES };
+    for (int which = 0; which < CASES; which++) {
+        char name[64];
+        frame frames[20];
+        size_t count;
+        uint8_t tail[1000], after[1000];
+        uint64_t states[2];
+        world *w = world_in_a_recycled_segment(name, frames, &count, states);
+        frame last = frames[count - 1];
+        if (which == PAYLOAD)
+            flip(w->memory, name, last.offset + 100, 1);
+        else if (which == HEADER)
+            flip(w->memory, name, last.offset + 20, 1);
+        else if (which == ONE_BEFORE)
+            flip(w->memory, name, frames[count - 2].offset + 100, 1);
+        CHECK_EQ(memory_os_peek(w->memory, WORLD_DIR, name, last.offset, tail, last.size), 0);
+        uint64_t files_before = world_files_digest(w->memory);
+        if (which == ONE_BEFORE) {
+            CHECK_STATUS(world_try_open(w), KV_ERR_CORRUPT, &w->err);
+            CHECK_CONTAINS(w->err.path, name);
+            CHECK_EQ(w->err.offset, frames[count - 2].offset);
+            CHECK_EQ(world_files_digest(w->memory), files_before);
+            world_destroy(w);
+            continue;
+        }
+        kv_recovery recovery;
+        world_open(w);
+        kv_get_recovery(w->db, &recovery);
+        CHECK_EQ(recovery.bytes_cut, which == PAYLOAD ? last.size : 0);
+        CHECK(!recovery.clean);
+        CHECK_EQ(store_digest(w->db), states[which == NOTHING]);
+        CHECK_EQ(memory_os_peek(w->memory, WORLD_DIR, name, last.offset, after, last.size), 0);
+        if (which == PAYLOAD) {
+            check_torn_file(w, tail, last.size);
+            memset(tail, 0, sizeof tail);
+        }
+        CHECK_MEM(after, tail, last.size); /* zeros, or as it was */
+        /* A frame of the same size takes the place; neither the torn one nor older ones come back. */
+        put(w, NULL, LITERAL("new!"), bytes_of(after, last.header.payload_size - 12));
+        world_kill(w);
+        world_open(w);
+        kv_get_recovery(w->db, &recovery);
+        CHECK_EQ(recovery.bytes_cut, 0);
+        CHECK(has(w, LITERAL("new!")));
+        CHECK_OK(kv_delete(w->db, LITERAL("new!"), 0, &w->err), &w->err);
+        CHECK_EQ(store_digest(w->db), states[which == NOTHING]);
+        world_destroy(w);
+    }
+}
+
 /* In a segment that is not the last, nothing passes for a torn tail. */
 static void test_damage_before_the_last_segment(void) {
     world *w = world_create();
@@ -765,4 +856,4 @@ CHECK_MAIN(TEST(test_every_byte), TEST(test_every_bit_of_the_headers), TEST(test
            TEST(test_senseless_records), TEST(test_random_damage), TEST(test_random_records),
            TEST(test_torn_tail_without_proof), TEST(test_torn_tail_or_damage),
            TEST(test_what_proves_nothing), TEST(test_long_torn_tail),
-           TEST(test_damage_before_the_last_segment))
+           TEST(test_torn_tail_in_a_recycled_segment), TEST(test_damage_before_the_last_segment))

@@ -241,7 +241,56 @@ static void test_walk_over_nothing(void) {
     memory_close(db);
 }
 
+/* However much is written, a snapshot costs no more than a record a key and interval (and what has not been
+ * looked at yet). */
+static void test_hot_keys_under_long_lived_snapshots(void) {
+    for (int with_log = 0; with_log < 2; with_log++) {
+        enum { COUNT = 3, KEYS = 3000, HOT = 5 };
+        world *w = world_create();
+        kv_error err;
+        kv_snapshot *s[COUNT];
+        model *m = model_create(), *then[COUNT];
+        w->options.sync = KV_SYNC_NEVER;
+        w->options.segment_size_max = 1 << 20;
+        CHECK_OK(kv_open(with_log ? WORLD_DIR : NULL, &w->options, &w->db, &err), &err);
+        for (unsigned i = 0; i < KEYS; i++) {
+            put(w->db, bytes_of(&i, sizeof i), A);
+            model_put(m, bytes_of(&i, sizeof i), A);
+        }
+        for (unsigned k = 0; k < COUNT; k++) {
+            s[k] = take(w->db);
+            then[k] = model_clone(m);
+            for (unsigned i = 0; i < 100000 / COUNT; i++) {
+                unsigned hot = i % HOT, fleeting = KEYS + i;
+                kv_bytes key = bytes_of(&hot, sizeof hot);
+                put(w->db, key, bytes_of(&i, sizeof i));
+                model_put(m, key, bytes_of(&i, sizeof i));
+                if (i % 4 == 0) { /* one that comes and goes */
+                    put(w->db, bytes_of(&fleeting, sizeof fleeting), B);
+                    CHECK_OK(kv_delete(w->db, bytes_of(&fleeting, sizeof fleeting), 0, &err), &err);
+                }
+            }
+            CHECK(held(w->db) < 24 * 130); /* shards, and what is let be in each */
+        }
+        for (unsigned k = 0; k < COUNT; k++) {
+            uint64_t count;
+            CHECK_EQ(snapshot_digest(s[k], &count), model_digest(then[k]));
+            CHECK_EQ(count, KEYS);
+            CHECK_OK(kv_snapshot_count(s[k], &count, &err), &err);
+            CHECK_EQ(count, KEYS);
+        }
+        model_check(m, w->db);
+        for (unsigned k = 0; k < COUNT; k++) {
+            kv_snapshot_destroy(s[(k + 1) % COUNT]);
+            model_destroy(then[(k + 1) % COUNT]);
+        }
+        CHECK_EQ(held(w->db), 0);
+        model_destroy(m);
+        world_destroy(w);
+    }
+}
+
 CHECK_MAIN(TEST(test_nothing_is_held_without_one), TEST(test_held_for_the_oldest),
            TEST(test_equal_snapshots), TEST(test_snapshots_of_a_closed_handle),
            TEST(test_count_is_that_of_its_moment), TEST(test_walk_while_it_changes),
-           TEST(test_walk_over_nothing))
+           TEST(test_walk_over_nothing), TEST(test_hot_keys_under_long_lived_snapshots))

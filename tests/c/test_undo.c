@@ -483,8 +483,199 @@ static void test_many_records_at_once(void) {
     past_end(p);
 }
 
+/* ---- Merging ------------------------------------------------------------------------------------------------ */
+
+/* Random histories with a few registered snapshots, and merging now and then.  What is promised afterwards: the
+ * states at the snapshots, and from merged_lsn on, but not those between; and no more than one record of a key
+ * for each interval (and clear). */
+enum { REGISTERED_MAX = 6 };
+
+typedef struct registered {
+    uint64_t lsns[REGISTERED_MAX]; /* in ascending order */
+    size_t count;
+} registered;
+
+static void merge(past *p, const registered *r, uint64_t visible) {
+    uint64_t bounds[REGISTERED_MAX + 1];
+    size_t count = 0;
+    for (size_t i = 0; i < r->count; i++)
+        if (r->lsns[i] < visible)
+            bounds[count++] = r->lsns[i];
+    bounds[count++] = visible;
+    EACH_SHARD(p, shard) {
+        uint64_t before = shard->undo_count, above = 0, still_above = 0, merged_lsn = shard->merged_lsn;
+        for (const kv_undo *u = shard->undo; u != NULL && u->lsn > visible; u = u->next)
+            above++;
+        kv_undo *dead = kv_undo_merge(shard, bounds, count, NULL);
+        for (const kv_undo *u = dead; u != NULL; u = u->next) {
+            before--;
+            CHECK(u->lsn <= visible); /* what is not committed may still be undone */
+        }
+        CHECK_EQ(shard->undo_count, before);
+        for (const kv_undo *u = shard->undo; u != NULL && u->lsn > visible; u = u->next)
+            still_above++;
+        CHECK_EQ(still_above, above);
+        CHECK(shard->merged_lsn >= merged_lsn && shard->merged_lsn <= visible);
+        CHECK(dead == NULL || shard->merged_lsn > 0);
+        /* Of each key one record in each interval; a clear begins another. */
+        for (const kv_undo *u = shard->undo; u != NULL; u = u->next) {
+            if (u->kind != KV_UNDO_CHANGE || u->lsn > visible)
+                continue;
+            CHECK(u->change.before != NULL || u->change.after != NULL);
+            const kv_entry *e = u->change.before ? u->change.before : u->change.after;
+            for (const kv_undo *o = u->next; o != NULL && o->kind == KV_UNDO_CHANGE; o = o->next) {
+                const kv_entry *f = o->change.before ? o->change.before : o->change.after;
+                bool bound_between = false;
+                for (size_t i = 0; i < count; i++)
+                    bound_between |= bounds[i] >= o->lsn && bounds[i] < u->lsn;
+                if (bound_between)
+                    break;
+                CHECK(!kv_entry_has_key(f, kv_entry_key(e)));
+            }
+        }
+        kv_undo_free_all(&p->table, dead);
+    }
+}
+
+static uint64_t merged_lsn(past *p) {
+    uint64_t lsn = 0;
+    EACH_SHARD(p, shard)
+        if (shard->merged_lsn > lsn)
+            lsn = shard->merged_lsn;
+    return lsn;
+}
+
+static void check_state(past *p, uint64_t lsn) {
+    check_whole(p, lsn);
+    for (unsigned k = 0; k < 10; k++) {
+        unsigned number;
+        kv_bytes key = random_key(p, &number);
+        uint64_t hash = kv_table_hash(&p->table, key);
+        kv_shard *shard = kv_table_lock(&p->table, hash);
+        const kv_bytes *wanted = model_get(p->states[lsn], key);
+        kv_entry *e = kv_shard_find_at(shard, hash, key, lsn);
+        CHECK_EQ(e != NULL, wanted != NULL);
+        if (e != NULL)
+            CHECK(kv_entry_value(e).size == wanted->size &&
+                  memcmp(kv_entry_value(e).data, wanted->data, wanted->size) == 0);
+        kv_shard_unlock(shard);
+    }
+}
+
+static void run_merging(uint64_t seed, unsigned keys, bool clears) {
+    past *p = past_make(seed, keys);
+    registered r = {0};
+    uint64_t visible = 0;
+    unsigned rounds = keys > 1000 ? 60 : 400, merges = 0;
+    for (unsigned i = 0; i < rounds && p->lsn + 1 < STATES; i++) {
+        switch (random_below(&p->random, 10)) {
+        case 0: /* a snapshot of what is visible */
+            if (r.count < REGISTERED_MAX)
+                r.lsns[r.count++] = visible;
+            break;
+        case 1: /* one goes */
+            if (r.count > 0) {
+                size_t which = random_below(&p->random, r.count--);
+                memmove(&r.lsns[which], &r.lsns[which + 1], (r.count - which) * sizeof r.lsns[0]);
+            }
+            break;
+        case 2:
+            prune(p, r.count > 0 && r.lsns[0] < visible ? r.lsns[0] : visible);
+            break;
+        case 3: /* what is not visible is undone */
+            roll_back(p, visible);
+            EACH_SHARD(p, shard)
+                CHECK(shard->last_lsn >= shard->merged_lsn);
+            break;
+        case 4:
+        case 5:
+            merge(p, &r, visible);
+            merges++;
+            break;
+        default:
+            commit(p, clears);
+            if (random_below(&p->random, 3))
+                visible = p->lsn;
+        }
+        past_check_sound(p);
+        for (size_t k = 0; k < r.count; k++)
+            check_state(p, r.lsns[k]);
+        for (uint64_t lsn = visible; lsn <= p->lsn; lsn++)
+            check_state(p, lsn);
+        CHECK(merged_lsn(p) <= visible);
+    }
+    CHECK(merges > 0);
+    prune(p, p->lsn);
+    EACH_SHARD(p, shard) {
+        CHECK(shard->undo == NULL);
+        CHECK_EQ(shard->undo_count, 0);
+        CHECK_EQ(shard->undo_clears, 0);
+    }
+    for (unsigned number = 0; number < keys; number++) {
+        kv_bytes key = bytes_of(&number, sizeof number);
+        uint64_t hash = kv_table_hash(&p->table, key);
+        kv_place place;
+        kv_shard *shard = kv_table_lock(&p->table, hash);
+        kv_entry *e = kv_shard_find(shard, hash, key, &place);
+        if (e != NULL)
+            CHECK_EQ(atomic_load(&e->references), 1);
+        kv_shard_unlock(shard);
+    }
+    past_end(p);
+}
+
+static void test_merging(void) {
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        run_merging(1000 + seed, 3, false);
+        run_merging(2000 + seed, 10, false);
+    }
+}
+
+static void test_merging_with_clears(void) {
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        run_merging(3000 + seed, 3, true);
+        run_merging(4000 + seed, 12, true);
+    }
+}
+
+static void test_merging_while_shards_split(void) {
+    for (uint64_t seed = 0; seed < 2; seed++)
+        run_merging(5000 + seed, 6000, seed == 1);
+}
+
+/* A key that comes and goes between two snapshots leaves nothing; one that is overwritten, one record. */
+static void test_merging_by_hand(void) {
+    past *p = past_make(7, 4);
+    const kv_bytes hot = LITERAL("hot"), fleeting = LITERAL("fleeting");
+    registered r = {{1}, 1};
+    put_range(p, 0, 3); /* 1 */
+    for (unsigned i = 0; i < 50; i++) {
+        model_destroy(p->states[p->lsn + 1]);
+        p->states[p->lsn + 1] = model_clone(p->states[p->lsn]);
+        p->lsn++;
+        change(p, fleeting, i % 2 == 0, LITERAL("x"));
+        change(p, hot, true, bytes_of(&i, sizeof i));
+    }
+    merge(p, &r, p->lsn);
+    uint64_t count = 0;
+    EACH_SHARD(p, shard)
+        count += shard->undo_count;
+    CHECK_EQ(count, 3 + 1); /* of LSN 1, and the hot key's */
+    check_state(p, 1);
+    check_state(p, p->lsn);
+    merge(p, &r, p->lsn); /* nothing more to do */
+    kv_mem_fail_at(0, true);
+    merge(p, &r, p->lsn);
+    kv_mem_fail_at(UINT64_MAX, false);
+    check_state(p, 1);
+    roll_back(p, p->lsn);
+    prune(p, p->lsn);
+    past_end(p);
+}
+
 CHECK_MAIN(TEST(test_few_keys), TEST(test_few_keys_with_clears), TEST(test_many_keys),
            TEST(test_many_keys_with_clears), TEST(test_a_pending_clear_keeps_shards_from_splitting),
            TEST(test_clear_undone), TEST(test_pruning_in_the_middle),
            TEST(test_rollback_without_memory), TEST(test_collecting_without_memory),
-           TEST(test_many_records_at_once))
+           TEST(test_many_records_at_once), TEST(test_merging), TEST(test_merging_with_clears),
+           TEST(test_merging_while_shards_split), TEST(test_merging_by_hand))

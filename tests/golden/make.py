@@ -1,5 +1,5 @@
-"""Makes golden stores, of the format version that a source tree writes. Once they are kept they are never made
-again: test_golden.py opens them for ever.
+"""Makes golden stores, of the format version that a source tree writes. Once they are kept they are never
+made again: test_golden.py opens them for ever.
 
     python tests/golden/make.py [SOURCE_TREE] [CASE ...]
 
@@ -11,8 +11,8 @@ A case is NAME.tar.gz, the store's directory, and NAME.json, what it holds:
     expired    the same of what the log or the checkpoint still has, and no reader may see
     remaining  names of files that an open removes
 
-Keys and values are text, one character a byte (Latin-1); a value may be [text, how often it is repeated]. What is
-expected is computed here, from the script alone; only the C program player.c knows the store.
+Keys and values are text, one character a byte (Latin-1); a value may be [text, how often it is repeated].
+What is expected is computed here, from the script alone; only the C program player.c knows the store.
 """
 
 import gzip
@@ -31,6 +31,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 HEADER_SIZE, FRAME_SIZE = 4096, 48
+MARK, CLOSE = 2, 3
 YEAR_2100, YEAR_2200 = 4_102_444_800_000, 7_258_118_400_000
 FOREVER = 3_600_000  # ms before a mark is written: none is
 
@@ -187,7 +188,7 @@ def cleared():
 
 
 def reopened():
-    """Closing frames and marks in the middle of the log."""
+    """Marks, and what became of closing frames, in the middle of the log."""
     story = Story(mark_ms=5)
     story.put("first", "1")
     story.say("sleep 100", "close", "open")
@@ -196,7 +197,12 @@ def reopened():
     story.put("third", "3")
     story.say("sleep 100")
     story.close()
-    story.after.append(lambda folder: need("no marks", {2, 3} <= {f[2] for f in frames(segments(folder)[0].read_bytes())}))
+
+    def look(folder):
+        kinds = [kind for _, _, kind in frames(segments(folder)[0].read_bytes())]
+        need("no marks", kinds.count(MARK) >= 2 and kinds[-1] == CLOSE)
+
+    story.after.append(look)
     return story
 
 
@@ -307,7 +313,7 @@ def checkpoint_empty():
 
 
 def recycled():
-    """Killed in a recycled segment, whose last frame is torn; recycled.log, or a spare made of it, is there as well."""
+    """Killed in a recycled segment, whose last frame is torn; recycled.log or spare.log is there as well."""
     story = Story()
     for _ in range(4):
         fill(story, 26)
@@ -316,11 +322,15 @@ def recycled():
     story.say("checkpoint")
     fill(story, 3)
     story.lose("lost", "value " * 10)
-    story.after.append(lambda folder: need("nothing recycled", is_recycled(segments(folder)[-1])))
-    story.after.append(lambda folder: need("no stale frames", segments(folder)[-1].read_bytes().count(b"PKVF") > 8))
-    story.after.append(
-        lambda folder: need("nothing to be removed", note_remaining(story, folder, "recycled.log", "spare.log"))
-    )
+
+    def look(folder):
+        last = segments(folder)[-1]
+        need("nothing recycled", is_recycled(last))
+        need("no stale frames", last.read_bytes().count(b"PKVF") > 8)
+        story.remaining = [n for n in ("recycled.log", "spare.log") if (folder / n).exists()]
+        need("nothing to be removed", story.remaining)
+
+    story.after.append(look)
     return story
 
 
@@ -334,11 +344,6 @@ def recycled_clean():
     story.close()
     story.after.append(lambda folder: need("nothing recycled", any(map(is_recycled, segments(folder)))))
     return story
-
-
-def note_remaining(story, folder, *names):
-    story.remaining += [name for name in names if (folder / name).exists()]
-    return bool(story.remaining)
 
 
 def half_checkpoint():
@@ -372,7 +377,7 @@ def two_checkpoints():
     def put_back(folder):
         kept = folder.with_name("kept")
         newest = max(folder.glob("*.ckpt")).stem
-        names = [p.name for p in kept.iterdir() if re.match(r"\d+\.", p.name) and not (folder / p.name).exists()]
+        names = [path.name for path in kept.glob("[0-9]*.*") if not (folder / path.name).exists()]
         for name in names:
             shutil.copyfile(kept / name, folder / name)
         (folder / "recycled.log").unlink(missing_ok=True)
