@@ -29,7 +29,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         description="Measures pykv against the disk, dict and its peers, in turns.",
     )
     parser.add_argument("names", nargs="*", metavar="name", help="which (default: all; see --list)")
-    parser.add_argument("--quick", action="store_true", help="small sizes, about 90 s in all")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, about two minutes in all"
+    )
     parser.add_argument("--dir", metavar="DIR", help="where stores are made: on a disk, not tmpfs")
     parser.add_argument("--rounds", type=int, metavar="N", help="turns (default 5, --quick 3)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="of keys and orders")

@@ -57,9 +57,9 @@ def read_threads(settings: Settings) -> Report:
         many = {"pykv": auto.get_many, _RELEASE: release.get_many, "dict": _dict_many(table)}
         single = {"pykv": auto.get, _RELEASE: release.get, "dict": table.get}
         sides = {}
-        for name in many:
+        for name, call in many.items():
             for threads in (1, 2):
-                sides[f"{name} many {threads}"] = _side(rng, keys, many[name], threads, _MANY)
+                sides[f"{name} many {threads}"] = _side(rng, keys, call, threads, _MANY)
             for threads in (1, 2, 4):
                 sides[f"{name} get {threads}"] = _side(rng, keys, single[name], threads, 1)
         figures = in_turns(sides, settings.rounds)

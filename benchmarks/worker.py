@@ -25,7 +25,9 @@ def call_fresh(module: str, function: str, *, dies: bool = False, **arguments: A
     """The result of `function(**arguments)`; `dies`: it is expected to kill itself by SIGKILL."""
     request = json.dumps([module, function, arguments])
     command = [sys.executable, "-m", "benchmarks.worker"]
-    done = subprocess.run(command, input=request, stdout=subprocess.PIPE, text=True, cwd=_ROOT)
+    done = subprocess.run(
+        command, check=False, input=request, stdout=subprocess.PIPE, text=True, cwd=_ROOT
+    )
     expected = -signal.SIGKILL if dies else 0
     if done.returncode != expected:
         raise WorkerFailed(f"{module}.{function} ended with {done.returncode}, not {expected}")

@@ -69,7 +69,8 @@ typedef struct kv_options {
     size_t inflight_max;            /* bytes appended and not yet written before writers wait */
     uint64_t mark_delay_ns;         /* an idle store marks its log as durable after this */
     uint64_t checkpoint_log_min;    /* bytes of log since the last checkpoint before the next one ... */
-    uint32_t checkpoint_log_percent; /* ... and so much of the data's size; 0: only when asked for */
+    uint32_t checkpoint_log_percent; /* ... and so much of the data's size; 0: only when asked for.  Looked at
+                                       when a segment is full, and at close */
     bool preload;                   /* kv_open returns when everything is in memory */
     uint64_t max_memory;            /* bytes, see kv_stats.memory_charged; 0: no bound */
     kv_when_full when_full;         /* what happens at the bound */

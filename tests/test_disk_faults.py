@@ -5,17 +5,13 @@ What is checked is in shim/scenarios.py; each scenario is a process of its own.
 
 import inspect
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from conftest import python_environment
-from shim import Control
-
-SHIM = Path(__file__).parent / "shim"
+from shim import Control, compiled
 
 # Scenarios that need another process's life before or after them.
 ENDINGS = {"a_failed_sync_and_then_a_kill": "after_a_kill", "half_a_frame_on_a_full_disk": "after_half_a_frame"}
@@ -38,15 +34,7 @@ def scenario_names():
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
     """The compiled shim."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("the shim is for Linux: LD_PRELOAD and /proc")
-    compiler = next(filter(shutil.which, (os.environ.get("CC", "cc").split()[0], "gcc", "clang")), None)
-    if compiler is None:
-        pytest.skip("no C compiler to build the shim with")
-    target = tmp_path_factory.mktemp("shim") / "shim.so"
-    command = [compiler, "-std=gnu11", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC"]
-    subprocess.run([*command, "-o", target, SHIM / "shim.c", "-ldl"], check=True)
-    return target
+    return compiled("shim.c", tmp_path_factory.mktemp("shim"))
 
 
 class Stage:

@@ -3,65 +3,19 @@
 `--kills N` says how often to kill in all; `crash/judge.py` says what must hold after each.
 """
 
-import json
-import pickle
-import select
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-import pykv
-from conftest import MODES, python_environment
+from conftest import MODES
 from crash.judge import Judge
+from crash.victim import Victim, clear_away, look
 
 # The share of --kills of each mode's carried-on store; the rest goes to fresh stores.
 CARRIED_ON_SHARE = 0.22
-# A carried-on store is begun anew after so many kills: without checkpoints its log only grows.
+# A carried-on store is begun anew after so many kills: these write too little for checkpoints, so its log only grows.
 LIVES = 40
-
-
-class Victim:
-    """One worker process, from its start to its kill."""
-
-    def __init__(self, store, folder, generation, seed, options):
-        self.folder = folder
-        self.generation = generation
-        command = [sys.executable, "-m", "crash.worker", str(store), str(folder)]
-        command += [str(generation), str(seed), json.dumps(options)]
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,  # `wait_for` selects: a line must not wait in a buffer of ours
-            env=python_environment(),
-            cwd=folder,
-        )
-
-    def wait_for(self, word):
-        """Until the worker has said it; whatever it says instead is a failure to open."""
-        ready, _, _ = select.select([self.process.stdout], [], [], 60)
-        line = self.process.stdout.readline() if ready else b"nothing for 60 s"
-        if line.strip() != word:
-            self.process.kill()
-            pytest.fail(f"worker {self.generation} said {line!r}: {self.process.communicate()[1].decode()}")
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        _, err = self.process.communicate()
-        if self.process.returncode != -signal.SIGKILL or err:
-            pytest.fail(f"worker {self.generation} ended by itself ({self.process.returncode}): {err.decode()}")
-
-    def found(self):
-        """(recovery, items) as this worker found them, or None when it had not got so far."""
-        try:
-            with open(self.folder / f"found.{self.generation}", "rb") as file:
-                return pickle.load(file)
-        except FileNotFoundError:
-            return None
 
 
 def live_and_die(victim, rng, opening_seconds):
@@ -77,20 +31,6 @@ def live_and_die(victim, rng, opening_seconds):
     time.sleep(0.4 * rng.random() ** 2)
     victim.kill()
     return opening_seconds
-
-
-def clear_away(folder, generation):
-    """What the worker has written for the judge, who has read it: a thousand of them fill a disk."""
-    for path in [*folder.glob(f"{generation}.*"), folder / f"found.{generation}"]:
-        path.unlink(missing_ok=True)
-
-
-def look(judge, store, options):
-    """Opens the store in this process, judges it, and closes it properly. Returns its recovery."""
-    with pykv.open(store, **options) as db:
-        db._verify()
-        judge.look(dict(db.items()))
-        return db.recovery
 
 
 def report(kills, during_opening, judges, recoveries):
@@ -122,7 +62,7 @@ def test_a_store_carried_on_over_kills(tmp_path, rng, seed, request, mode):
             during_opening += 1
         else:
             recoveries.append(found[0])
-            judge.look(found[1])  # what the worker found: as the kill before this one left it
+            judge.look(*found[1])  # what the worker found: as the kill before this one left it
             judge.read(tmp_path, generation)
         clear_away(tmp_path, generation)
         if rng.random() < 0.25 or generation == kills or generation % LIVES == 0:

@@ -31,11 +31,15 @@ class Story:
         for thread, entries in enumerate(self.entries):
             self.judge.take(thread, entries)
             entries.clear()
-        self.judge.look({key.encode(): value for key, value in found["items"].items()})
+        items = {key.encode(): value for key, value in found["items"].items()}
+        if "expiries" in found:
+            expiries = dict.fromkeys(items, 0) | {key.encode(): ms for key, ms in found["expiries"].items()}
+            found["when"] = (expiries, found["at"], found["at"])
+        getattr(self.judge, found.get("how", "look"))(items, *found.get("when", ()))
 
-    def lost(self, items, match):
+    def lost(self, items, match, **more):
         with pytest.raises(Violation, match=match):
-            self.find(items=items)
+            self.find(items=items, **more)
 
 
 def value(sequence, key, size=50, thread=0):
@@ -248,6 +252,93 @@ def test_a_replace_counter(story):
     story.find(items={journal.CAS: b"1"})
     story.do(0, "cas", result=True)
     story.lost({journal.CAS: b"1"}, "2 to 2")
+
+
+# ---- Expiry: times are in ms, and a call takes next to no time -------------------------------------
+
+
+@pytest.fixture
+def expiring(story):
+    """a expires at 6000 or a little later, b at 9000, c never any more."""
+    story.do(0, "put", A, 50, None, 5000, 1000)
+    story.do(0, "many", [[B, 50]], 100, 1000)
+    story.do(0, "expire", B, 8000, 1000, result=True)
+    story.do(0, "put", C, 50, None, 5000, 1000)
+    story.do(0, "persist", C, result=True)
+    return story
+
+
+THREE = {A: value(1, A), B: value(2, B), C: value(4, C)}
+
+
+def test_what_expires(expiring):
+    expiring.find(items=THREE, expiries={A: 6000, B: 9002}, at=2000)
+    expiring.find(items=THREE, expiries={A: 6000, B: 9002}, at=5999)
+    expiring.find(items={B: THREE[B], C: THREE[C]}, expiries={B: 9002}, at=6001)
+    expiring.find(items={C: THREE[C]}, expiries={}, at=9003)
+    expiring.lost({B: THREE[B], C: THREE[C]}, "acknowledged nothing", expiries={B: 99_000}, at=9003)
+
+
+@pytest.mark.parametrize(
+    "expiries",
+    [{A: 5999, B: 9000}, {A: 6004, B: 9000}, {A: 0, B: 9000}, {A: 6000, B: 1100}, {A: 6000, B: 9000, C: 6000}],
+    ids=["early", "late", "never", "the one before", "persist is lost"],
+)
+def test_a_wrong_expiry(expiring, expiries):
+    expiring.lost(THREE, "expires at", expiries=expiries, at=1050)
+
+
+def test_an_expiry_that_moves_when_the_store_is_opened(expiring):
+    expiring.find(items=THREE, expiries={A: 6001, B: 9000}, at=2000)
+    expiring.lost(THREE, "expires at 6002", expiries={A: 6002, B: 9000}, at=2000)
+
+
+def test_gone_before_its_time(expiring):
+    expiring.lost({B: THREE[B], C: THREE[C]}, "found nothing", expiries={B: 9000}, at=5999)
+
+
+def test_there_after_its_time(expiring):
+    expiring.lost(THREE, "there all the same", expiries={A: 6000, B: 9000}, at=6000)
+
+
+def test_gone_without_ever_having_expired(expiring):
+    expiring.lost({B: THREE[B]}, "found nothing", expiries={B: 9000}, at=8000)
+
+
+def test_a_key_that_expires_while_it_is_looked_at(expiring):
+    expiring.find(items=THREE, expiries={A: None, B: 9000}, at=6000)
+    expiring.find(items={B: THREE[B], C: THREE[C]}, expiries={B: 9000}, at=6000)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_open_expire(expiring, there):
+    expiring.do(0, "expire", B, 50_000, 2000, answered=False)
+    expiring.find(items=THREE, expiries={A: 6000, B: 52_000 if there else 9000}, at=2500)
+    assert (expiring.judge.open_there, expiring.judge.open_absent) == (there, not there)
+
+
+def test_what_never_expires_by_itself(story):
+    story.do(0, "last", LAST, 40)
+    story.lost({LAST: journal.token(0, 1, 40)}, "never to expire", expiries={LAST: 5000}, at=1000)
+
+
+def test_a_write_without_a_ttl_ends_the_one_before(expiring):
+    expiring.do(0, "replace", A, 50, result=True)
+    expiring.lost({**THREE, A: value(6, A)}, "expires at 6000", expiries={A: 6000, B: 9000}, at=2000)
+
+
+# ---- After a power cut of another mode than "always" ----------------------------------------------------
+
+
+def test_what_a_power_cut_left_is_accepted_and_not_lost_later(usual):
+    usual.find(items={A: value(1, A)}, how="accept")
+    usual.do(0, "put", B, 70, None)
+    usual.find(items={A: value(1, A), B: value(7, B, 70)})
+    usual.lost({B: value(7, B, 70)}, "acknowledged")
+
+
+def test_but_not_half_a_batch(batches):
+    batches.lost({**SECOND, journal.GROUP[3]: journal.token(0, 1, 40)}, "by half", how="accept")
 
 
 def test_a_cut_off_line_of_a_journal_is_no_entry(tmp_path):

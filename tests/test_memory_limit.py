@@ -152,8 +152,8 @@ def test_evict(bounded):
     assert all(value == b"v" * 60 for value in store.values())
 
 
-def test_what_is_used_stays(bounded):
-    store = bounded(max_memory=200_000, when_full="evict")
+def test_what_is_used_stays(open_store):
+    store = open_store(max_memory=200_000, when_full="evict")
     hot = [b"hot %d" % i for i in range(200)]
     store.put_many({key: b"v" * 60 for key in hot})
     for i in range(20_000):

@@ -317,6 +317,7 @@ def test_a_file_that_was_cut_anywhere(open_store):
         store.close()
 
 
+@pytest.mark.slow
 def test_a_value_that_grows_too_large(open_store):
     """Bounded before it is made."""
     store = open_store()

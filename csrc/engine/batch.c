@@ -347,7 +347,7 @@ static void batch_prune(batch *b) {
             continue; /* in the shard that was just pruned */
         kv_shard *shard = kv_table_lock(table, b->items[i].hash);
         last = kv_shard_range_last(shard);
-        dead = kv_change_prune(b->store, shard, dead);
+        dead = kv_change_prune_for_good(b->store, shard, dead);
         kv_shard_unlock(shard);
     }
     kv_undo_free_all(table, dead);

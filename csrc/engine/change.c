@@ -35,15 +35,24 @@ static kv_undo *merge_locked(kv_store *store, kv_shard *shard, kv_undo *dead) {
 
 /* Remembers that somebody has to prune when a snapshot goes. */
 static void note_held(kv_store *store, const kv_shard *shard) {
-    if (shard->undo != NULL &&
-        (atomic_load_explicit(&store->oldest_snapshot, memory_order_relaxed) != KV_NO_SNAPSHOT ||
-         atomic_load_explicit(&store->walk_lsn, memory_order_relaxed) != KV_NO_SNAPSHOT))
-        atomic_store_explicit(&store->snapshots_hold, true, memory_order_relaxed);
+    if (shard->undo != NULL && (atomic_load(&store->oldest_snapshot) != KV_NO_SNAPSHOT ||
+                                atomic_load(&store->walk_lsn) != KV_NO_SNAPSHOT))
+        atomic_store(&store->snapshots_hold, true);
+}
+
+kv_undo *kv_change_prune_for_good(kv_store *store, kv_shard *shard, kv_undo *dead) {
+    dead = kv_change_prune(store, shard, dead);
+    if (shard->undo == NULL)
+        return dead;
+    /* Something is held.  Either the snapshot that holds it ends after it could see our note, or our second look
+     * comes after its end (it says that it ends, then asks for notes; both are seq_cst). */
+    note_held(store, shard);
+    return kv_change_prune(store, shard, dead);
 }
 
 void kv_store_prune_hash(kv_store *store, uint64_t hash) {
     kv_shard *shard = kv_table_lock(&store->table, hash);
-    kv_undo *dead = kv_change_prune(store, shard, NULL);
+    kv_undo *dead = kv_change_prune_for_good(store, shard, NULL);
     kv_shard_unlock(shard);
     kv_undo_free_all(&store->table, dead);
 }
@@ -52,8 +61,7 @@ void kv_store_prune_all(kv_store *store) {
     for (uint64_t hash = 0;;) {
         kv_shard *shard = kv_table_lock(&store->table, hash);
         uint64_t last = kv_shard_range_last(shard);
-        kv_undo *dead = kv_change_prune(store, shard, NULL);
-        note_held(store, shard);
+        kv_undo *dead = kv_change_prune_for_good(store, shard, NULL);
         kv_shard_unlock(shard);
         kv_undo_free_all(&store->table, dead);
         if (last == UINT64_MAX)
@@ -92,7 +100,8 @@ kv_undo *kv_change_enter(kv_store *store, kv_shard *shard, uint64_t lsn, kv_undo
         return dead;
     }
     kv_undo_push(shard, record);
-    note_held(store, shard);
+    if (store->log == NULL) /* with a log, whoever waits for the commit prunes then */
+        dead = kv_change_prune_for_good(store, shard, dead);
     if (shard->undo_count > MERGE_MIN && shard->undo_count > shard->undo_merge_at)
         dead = merge_locked(store, shard, dead);
     return dead;

@@ -49,6 +49,9 @@ static inline kv_undo *kv_change_prune(kv_store *store, kv_shard *shard, kv_undo
     return shard->undo == NULL ? dead : kv_undo_prune(shard, kv_store_limit(store, shard), dead);
 }
 
+/* The same by the last one who has this shard in hand for now: what a snapshot still holds is pruned when it ends. */
+kv_undo *kv_change_prune_for_good(kv_store *store, kv_shard *shard, kv_undo *dead);
+
 /* Whether the change at `lsn` must leave a record: it is not committed, or a snapshot is older. */
 static inline bool kv_change_needs_record(kv_store *store, const kv_shard *shard, uint64_t lsn) {
     return store->log != NULL || lsn > kv_store_limit(store, shard);

@@ -417,6 +417,15 @@ kv_status kv_checkpoint_add(kv_checkpoint_writer *w, uint64_t range_start, uint3
     return status == KV_OK ? index_add(w, &h, err) : status;
 }
 
+void kv_checkpoint_settle(kv_checkpoint_writer *w) {
+    const kv_os *os = w->file.os;
+    if (os->write_back == NULL)
+        return;
+    uint64_t from = w->started > WINDOW_SIZE ? w->started - WINDOW_SIZE : 0;
+    os->write_back(os->ctx, w->file.fd, from, w->written - from, true);
+    w->started = w->written;
+}
+
 uint64_t kv_checkpoint_size(const kv_checkpoint_writer *w) {
     return w->written + w->used;
 }

@@ -58,6 +58,8 @@ kv_status kv_checkpoint_create(kv_checkpoint_writer **writer, const kv_dir *dir,
  * starts at 0, each next one where the one before ended, the last one ends at the last hash. */
 kv_status kv_checkpoint_add(kv_checkpoint_writer *writer, uint64_t range_start, uint32_t depth,
                             kv_entry *const *entries, size_t count, kv_error *err) KV_MUST_CHECK;
+/* Waits until the disk has what was given to the file so far, but for less than 1 MiB. */
+void kv_checkpoint_settle(kv_checkpoint_writer *writer);
 /* So many bytes were given to the file. */
 uint64_t kv_checkpoint_size(const kv_checkpoint_writer *writer);
 

@@ -661,6 +661,10 @@ bool kv_log_failed(kv_log *log, kv_error *err) {
     return failed;
 }
 
+uint64_t kv_log_syncs(const kv_log *log) {
+    return atomic_load_explicit(&log->syncs, memory_order_relaxed);
+}
+
 void kv_log_get_stats(kv_log *log, kv_log_stats *stats) {
     LOCK(log);
     *stats = (kv_log_stats){

@@ -125,15 +125,14 @@ kv_status kv_count(kv_db *db, uint64_t *count, kv_error *err) {
     if (status < 0)
         return status;
     kv_store *store = db->store;
-    *count = store->log != NULL
-                 ? kv_log_entries(store->log)
-                 : atomic_load_explicit(&store->memory_entries, memory_order_relaxed);
+    /* First this: when a sweep has raised it, the keys that it removed are counted out already. */
     uint64_t next_expiry = atomic_load(&store->next_expiry), now_ms;
-    if (next_expiry != KV_NO_EXPIRY && next_expiry <= (now_ms = kv_store_now(store))) {
-        uint64_t expired = 0;
-        status = kv_store_count_expired(store, kv_store_visible(store), now_ms, &expired, err);
-        *count = expired < *count ? *count - expired : 0; /* others may write between the two */
-    }
+    if (next_expiry != KV_NO_EXPIRY && next_expiry <= (now_ms = kv_store_now(store)))
+        status = kv_store_count_alive(store, kv_store_visible(store), now_ms, count, err);
+    else
+        *count = store->log != NULL
+                     ? kv_log_entries(store->log)
+                     : atomic_load_explicit(&store->memory_entries, memory_order_relaxed);
     kv_db_leave(db);
     return status;
 }

@@ -67,7 +67,7 @@ void kv_snapshot_unregister(kv_store *store, kv_snapshot *snapshot) {
     unregister_locked(store, snapshot);
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
     /* What it alone held back would stay in idle shards. */
-    if (atomic_exchange_explicit(&store->snapshots_hold, false, memory_order_relaxed))
+    if (atomic_exchange(&store->snapshots_hold, false))
         kv_store_prune_all(store);
 }
 
@@ -143,21 +143,7 @@ kv_status kv_snapshot_count(kv_snapshot *snapshot, uint64_t *count, kv_error *er
     kv_status status = kv_db_enter(snapshot->db, err);
     if (status < 0)
         return status;
-    kv_store *store = snapshot->db->store;
-    kv_table *table = &store->table;
-    uint64_t expired = 0;
-    *count = 0;
-    for (uint64_t hash = 0;;) {
-        kv_shard *shard = kv_table_lock(table, hash);
-        uint64_t last = kv_shard_range_last(shard);
-        *count += kv_undo_count_at(shard, snapshot->lsn);
-        kv_shard_unlock(shard);
-        if (last == UINT64_MAX)
-            break;
-        hash = last + 1;
-    }
-    status = kv_store_count_expired(store, snapshot->lsn, snapshot->time_ms, &expired, err);
-    *count -= expired;
+    status = kv_store_count_alive(snapshot->db->store, snapshot->lsn, snapshot->time_ms, count, err);
     if (status == KV_OK)
         atomic_store_explicit(&snapshot->count, *count, memory_order_relaxed);
     kv_db_leave(snapshot->db);

@@ -20,9 +20,24 @@ kv_totals kv_store_sum(kv_store *store) {
     }
 }
 
+typedef struct expired_counter {
+    uint64_t now_ms, count;
+} expired_counter;
+
+static void count_expired(void *arg, kv_entry *e) {
+    expired_counter *c = arg;
+    c->count += kv_entry_is_expired(e, c->now_ms);
+}
+
 /* How many entries of the locked shard, as it was at the LSN, have expired. */
 static kv_status count_in_shard(kv_store *store, kv_shard *shard, uint64_t lsn, uint64_t now_ms,
                                 uint64_t *count, kv_error *err) {
+    if (shard->undo == NULL || shard->last_lsn <= lsn) {
+        expired_counter c = {.now_ms = now_ms};
+        kv_array_visit(kv_shard_array(shard), count_expired, &c);
+        *count += c.count;
+        return KV_OK;
+    }
     size_t capacity = (size_t)shard->count + shard->undo_count, found = 0;
     for (;;) {
         kv_entry **entries = kv_mem_alloc((capacity + 1) * sizeof *entries);
@@ -43,22 +58,25 @@ static kv_status count_in_shard(kv_store *store, kv_shard *shard, uint64_t lsn, 
     }
 }
 
-kv_status kv_store_count_expired(kv_store *store, uint64_t lsn, uint64_t now_ms, uint64_t *count,
-                                 kv_error *err) {
+kv_status kv_store_count_alive(kv_store *store, uint64_t lsn, uint64_t now_ms, uint64_t *count,
+                               kv_error *err) {
     kv_table *table = &store->table;
+    *count = 0;
     for (uint64_t hash = 0;;) {
         kv_status status = KV_OK;
         kv_shard *shard = kv_table_lock(table, hash);
-        uint64_t last = kv_shard_range_last(shard);
+        uint64_t last = kv_shard_range_last(shard), expired = 0;
         bool due = shard->expiring > 0 && shard->next_expiry <= now_ms;
         if (due && !kv_shard_is_loaded(shard)) {
             status = kv_table_load_locked(table, hash, &shard, err);
             if (status < 0)
                 return status;
+            last = kv_shard_range_last(shard);
         }
         /* An older state may have had keys that have expired and were then swept away, or put anew. */
         if (due || (shard->undo != NULL && shard->last_lsn > lsn))
-            status = count_in_shard(store, shard, lsn, now_ms, count, err);
+            status = count_in_shard(store, shard, lsn, now_ms, &expired, err);
+        *count += kv_undo_count_at(shard, lsn) - expired;
         kv_shard_unlock(shard);
         if (status < 0 || last == UINT64_MAX)
             return status;
@@ -112,6 +130,10 @@ kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) {
         stats->lsn = stats->visible_lsn = stats->commits = atomic_load(&store->memory_lsn);
     }
     status = kv_count(db, &stats->entries, err);
+    if (status == KV_ERR_CORRUPT) { /* what has expired in a damaged block cannot be told: it counts */
+        stats->entries = t.entries;
+        status = KV_OK;
+    }
     kv_db_leave(db);
     return status;
 }

@@ -64,8 +64,8 @@ typedef struct kv_store {
                                         oldest_snapshot (see kv_store_limit) */
     _Atomic uint64_t memory_entries; /* without a log: keys.  Relaxed: a count */
     _Atomic uint64_t oldest_snapshot; /* LSN, or KV_NO_SNAPSHOT.  seq_cst, see kv_store_limit */
-    _Atomic bool snapshots_hold;      /* some shard keeps records for a snapshot.  Relaxed: when it
-                                         comes late, the next write to the shard prunes */
+    _Atomic bool snapshots_hold;      /* some shard keeps records for a snapshot or a walk; seq_cst, see
+                                         kv_change_prune_for_good */
     _Atomic uint64_t pop_hash;        /* where kv_pop_any looks first.  Relaxed: a hint */
 
     /* The walk of a checkpoint or backup: a snapshot that lets go of each shard when it has been copied.
@@ -186,9 +186,9 @@ typedef struct kv_totals {
 } kv_totals;
 kv_totals kv_store_sum(kv_store *store);
 
-/* Keys that have expired and are still in the table, at that LSN. */
-kv_status kv_store_count_expired(kv_store *store, uint64_t lsn, uint64_t now_ms, uint64_t *count,
-                                 kv_error *err) KV_MUST_CHECK;
+/* The keys at that LSN but for those that had expired by then. */
+kv_status kv_store_count_alive(kv_store *store, uint64_t lsn, uint64_t now_ms, uint64_t *count,
+                               kv_error *err) KV_MUST_CHECK;
 
 /* snapshot.c */
 void kv_db_drop_snapshots(kv_db *db);

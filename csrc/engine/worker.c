@@ -75,7 +75,8 @@ static kv_status end_chunk(sweep *s) {
     return status;
 }
 
-/* Removes what has expired in the shard of the hash; *last: the last hash that it owns. */
+/* Removes what has expired in the shard of the hash; *last: the last hash that it owns.  s->more: not all of it,
+ * so once more.  KV_BUSY: the log cannot take it now. */
 static kv_status sweep_shard(sweep *s, uint64_t hash, uint64_t *last) {
     kv_store *store = s->store;
     kv_status status = KV_OK;
@@ -83,6 +84,8 @@ static kv_status sweep_shard(sweep *s, uint64_t hash, uint64_t *last) {
     kv_undo *dead = NULL;
     kv_shard *shard = kv_table_lock(&store->table, hash);
     *last = kv_shard_range_last(shard);
+    s->count = 0;
+    s->more = false;
     if (shard->expiring > 0 && shard->next_expiry <= s->now_ms && !kv_shard_is_loaded(shard)) {
         uint64_t next_expiry = shard->next_expiry;
         if (kv_table_load_locked(&store->table, hash, &shard, NULL) < 0) {
@@ -93,8 +96,6 @@ static kv_status sweep_shard(sweep *s, uint64_t hash, uint64_t *last) {
         }
         *last = kv_shard_range_last(shard);
     }
-    s->count = 0;
-    s->more = false;
     if (shard->expiring > 0 && shard->next_expiry <= s->now_ms) {
         s->shard_next = KV_NO_EXPIRY;
         kv_array_visit(kv_shard_array(shard), look_at, s);
@@ -116,7 +117,7 @@ static kv_status sweep_shard(sweep *s, uint64_t hash, uint64_t *last) {
     atomic_fetch_add_explicit(&store->expired, s->count, memory_order_relaxed);
     if (s->removed >= CHUNK || s->shards == CHUNK_SHARDS)
         status = end_chunk(s);
-    return s->more && status == KV_OK ? KV_BUSY : status; /* KV_BUSY: once more */
+    return status;
 }
 
 static kv_status sweep_all(kv_store *store) {
@@ -130,12 +131,13 @@ static kv_status sweep_all(kv_store *store) {
             kv_log_pause(store->log);
         if (status == KV_OK)
             status = sweep_shard(&s, hash, &last);
-        if (status == KV_BUSY) {
-            if (store->log != NULL && !s.more)
-                kv_log_pause(store->log);
+        if (status == KV_BUSY) { /* a rollback goes on */
+            kv_log_pause(store->log);
             status = KV_OK;
             continue;
         }
+        if (status == KV_OK && s.more)
+            continue;
         if (status < 0 || last == UINT64_MAX)
             break;
         hash = last + 1;

@@ -101,6 +101,36 @@ static void go_on(crash *c, world *w, unsigned commits) {
     model_destroy(m);
 }
 
+typedef struct names {
+    uint64_t checkpoint, oldest_checkpoint, oldest_segment;
+    bool scrap;
+} names;
+
+static bool note_name(void *arg, const char *name) {
+    names *n = arg;
+    uint64_t checkpoint = kv_checkpoint_sequence(name), segment = kv_segment_sequence(name);
+    if (checkpoint > n->checkpoint)
+        n->checkpoint = checkpoint;
+    if (checkpoint != 0 && checkpoint < n->oldest_checkpoint)
+        n->oldest_checkpoint = checkpoint;
+    if (segment != 0 && segment < n->oldest_segment)
+        n->oldest_segment = segment;
+    n->scrap |= strcmp(name, KV_CHECKPOINT_NEW) == 0 || strcmp(name, KV_SEGMENT_RECYCLED) == 0;
+    return true;
+}
+
+/* An open has removed what is not needed. */
+static void check_names(world *w) {
+    names n = {.oldest_checkpoint = UINT64_MAX, .oldest_segment = UINT64_MAX};
+    const kv_os *os = memory_os_table(w->memory);
+    int dir = os->dir_open(os->ctx, WORLD_DIR, false);
+    CHECK_EQ(os->dir_list(os->ctx, dir, note_name, &n), 0);
+    CHECK_EQ(os->close(os->ctx, dir), 0);
+    CHECK(!n.scrap);
+    CHECK(n.checkpoint == 0 || n.oldest_checkpoint == n.checkpoint);
+    CHECK_EQ(n.oldest_segment, n.checkpoint != 0 ? n.checkpoint : 1);
+}
+
 /* Opens the image (taken) and gives the state that it holds. */
 static uint64_t recover(crash *c, memory_os *image, unsigned depth) {
     world *w = world_create_on(image);
@@ -114,6 +144,7 @@ static uint64_t recover(crash *c, memory_os *image, unsigned depth) {
     if (world_try_open(w) < 0)
         FAIL("depth %u: %s: %s at %d", depth, w->err.message, w->err.path, (int)w->err.offset);
     fault_os_watch(w->faults, NULL, NULL);
+    check_names(w);
     uint64_t state = store_digest(w->db);
     unsigned commits;
     if (!is_state(c, state, 0, c->commits, &commits))

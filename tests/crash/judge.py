@@ -11,7 +11,9 @@ What must hold (a thread has at most one call that was not answered: its *open* 
     after that one had ended: it would have overwritten it.
  4. Counters: an answer is given once, answers are in the order of the calls, and the counter has
     the number of calls that happened: all answered ones, and of the open ones some.
- 5. Nothing else is in the store.
+ 5. A key expires when its last call said: a ttl after some moment of the call, or never. Whatever has expired is
+    absent, and nothing else for that reason; opening the store moves no expiry.
+ 6. Nothing else is in the store.
 
 The judge can see the store after each kill, or only after several: open calls then stay open.
 """
@@ -19,6 +21,7 @@ The judge can see the store after each kill, or only after several: open calls t
 from . import journal
 
 NEVER = float("inf")
+CLOCKS_MS = 3  # how far two readings of clocks, each rounded, are apart
 
 
 class Call:
@@ -58,6 +61,20 @@ class Call:
             return {key: b"%d" % (int(before.get(key, b"0")) + 1)}
         return {}
 
+    def own_expiries(self, before):
+        """What it did to their expiry: {key: (earliest, latest), or None for never}."""
+        kind, *args = self.operation
+        if kind == "expire":
+            return {args[0]: self.due(*args[1:])} if args[0] in before else {}
+        if kind == "persist":
+            return {args[0]: None}
+        timed = args[3:] if kind == "put" else args[1:] if kind == "many" else []
+        due = self.due(*timed) if timed else None
+        return dict.fromkeys(self.own_changes(before), due) if kind != "own_incr" else {}
+
+    def due(self, ttl, now):
+        return now + ttl, now + ttl + (self.end - self.start) / 1e6 + CLOCKS_MS
+
     @property
     def token(self):
         return journal.token(self.thread, self.sequence, self.operation[-1])
@@ -65,7 +82,7 @@ class Call:
     def expected_result(self, before):
         """(True, the only right answer), or (False, None) when the call's answer depends on others."""
         kind, *args = self.operation
-        if kind == "delete":
+        if kind in ("delete", "expire", "persist"):
             return True, args[0] in before
         if kind == "drop":
             return True, sum(key in before for key in args[0])
@@ -144,9 +161,45 @@ class Counter:
         self.calls.clear()
 
 
+class State:
+    """A thread's own keys: {key: value}, and {key: (earliest, latest)} of those that expire."""
+
+    def __init__(self, values=(), due=()):
+        self.values = dict(values)
+        self.due = dict(due)
+
+    def apply(self, call):
+        expiries = call.own_expiries(self.values)
+        for key, value in call.own_changes(self.values).items():
+            set_or_remove(self.values, key, value)
+        for key, due in expiries.items():
+            set_or_remove(self.due, key, due)
+
+    def copy(self):
+        return State(self.values, self.due)
+
+    def __eq__(self, other):
+        return self.values == other.values and self.due == other.due
+
+    def without_expired(self, found, ended):
+        """As it was when the look ended, which did not find what had expired."""
+        gone = {key for key, due in self.due.items() if key not in found and due[0] <= ended}
+        return {key: value for key, value in self.values.items() if key not in gone}
+
+    def wrong_expiries(self, found, expiries):
+        """Of the keys that are found with this state's values."""
+        if expiries is None:
+            return
+        for key, value in found.items():
+            if self.values.get(key) == value and expiries.get(key) is not None:
+                low, high = self.due.get(key, (0, 0))
+                if not low <= expiries[key] <= high:
+                    yield f"{key} expires at {expiries[key]} and not at {low} to {high}"
+
+
 class Judge:
     def __init__(self):
-        self.own = [{} for _ in range(journal.THREADS)]
+        self.own = [State() for _ in range(journal.THREADS)]
         self.open = [[] for _ in range(journal.THREADS)]  # calls without an answer, by thread
         self.registers = {key: Register((key,)) for key in journal.LAST}
         self.registers["group"] = Register(journal.GROUP)
@@ -180,18 +233,44 @@ class Judge:
                     raise ValueError("an answer to no call")
                 call.end, call.result, call.happened = time, rest[0], True
                 self.acknowledged += 1
-                own = self.own[thread]
-                known, expected = call.expected_result(own)
+                known, expected = call.expected_result(self.own[thread].values)
                 if known and call.result != expected:
                     raise Violation(f"wrong answer {call.result}, not {expected}: {describe(call)}")
-                apply(own, call.own_changes(own))
+                self.own[thread].apply(call)
                 call = None
         if call is not None:
             self.open[thread].append(call)
 
-    def look(self, found):
-        """Judges what a reopened store holds; raises Violation."""
+    def accept(self, found, *more):
+        """What is found is taken as it is, when a power cut may have lost what was acknowledged: only that the group
+        of keys that are always written together is whole is demanded. Nothing may be lost of it later."""
+        tokens = {found.get(key.encode()) for key in journal.GROUP}
+        if len(tokens) != 1:
+            raise Violation(f"a batch is there by half: {[shorten(token) for token in tokens]}")
+        totals = self.acknowledged, self.open_there, self.open_absent
+        self.__init__()
+        self.acknowledged, self.open_there, self.open_absent = totals
+        self.registers["group"].base = tokens.pop()
+        for key in journal.LAST:
+            self.registers[key].base = found.get(key.encode())
+        for counter in self.counters.values():
+            counter.base = int(found.get(counter.key.encode(), b"0"))
+        for key, value in found.items():
+            thread, slash, _ = key.decode().partition("/")
+            if slash and thread.isdigit():
+                self.own[int(thread)].values[key.decode()] = value
+                if more and more[0][key] != 0:
+                    self.own[int(thread)].due[key.decode()] = (more[0][key] or more[2],) * 2
+
+    def look(self, found, expiries=None, began=0, ended=0):
+        """Judges what a reopened store holds; raises Violation.
+
+        expiries: {key: when it expires, or 0, or None when it did meanwhile}; began, ended: the wall clock when this
+        was read. None: nobody looked at them.
+        """
         found = {key.decode(): value for key, value in found.items()}
+        if expiries is not None:
+            expiries = {key.decode(): expiry for key, expiry in expiries.items()}
         wrong = []
         owned = [{} for _ in range(journal.THREADS)]
         known = {*journal.GROUP, *journal.LAST, journal.COUNT, journal.CAS}
@@ -201,47 +280,59 @@ class Judge:
                 owned[int(thread)][key] = value
             elif key not in known:
                 wrong.append(f"never written: {key} = {shorten(value)}")
+            if expiries is not None and 0 < (expiries[key] or NEVER) <= began:
+                wrong.append(f"expired, and there all the same: {key}, {began - expiries[key]} ms late")
+            if expiries is not None and key in known and expiries[key]:
+                wrong.append(f"it was never to expire: {key}, at {expiries[key]}")
         for thread in range(journal.THREADS):
-            wrong += self._look_at_own(thread, owned[thread])
+            wrong += self._look_at_own(thread, owned[thread], expiries, ended)
         for part in (*self.registers.values(), *self.counters.values()):
             wrong += part.check(found)
         if wrong:
             raise Violation("\n".join(wrong))
 
-    def _look_at_own(self, thread, found):
+    def _look_at_own(self, thread, found, expiries, ended):
         answered = self.own[thread]
-        with_open = dict(answered)
+        with_open = answered.copy()
         calls, self.open[thread] = self.open[thread], []
         for call in calls:
-            apply(with_open, call.own_changes(with_open))
-        if calls and found == with_open and with_open != answered:
+            with_open.apply(call)
+        changed = with_open != answered
+        now, then = (state.without_expired(found, ended) for state in (answered, with_open))
+        late_now, late_then = (list(state.wrong_expiries(found, expiries)) for state in (answered, with_open))
+        if calls and changed and found == then and not late_then and (found != now or late_now):
             for call in calls:
                 call.happened = True
                 self.open_there += 1
-        elif found == answered:
+        elif found == now and not late_now:
             for call in calls:
-                call.refuted = with_open != answered
+                call.refuted = changed and (found != then or bool(late_then))
                 self.open_absent += 1
         else:
-            for key in sorted({*found, *answered}):
-                have, want, other = found.get(key), answered.get(key), with_open.get(key)
+            for key in sorted({*found, *now}):
+                have, want, other = found.get(key), now.get(key), then.get(key)
                 if have == want:
                     continue
                 text = f"{key}: found {shorten(have)}, acknowledged {shorten(want)}"
+                if key in answered.due:
+                    text += f", which expires {answered.due[key][0] - ended:.0f} ms after the look"
                 if other != want:
                     text += f", open {shorten(other)}"
                     if have == other:
                         text += " (this part of the open call is there, another is not)"
                 yield text
-        self.own[thread] = found
+            yield from late_now
+        due = answered.due
+        if expiries is not None: # None: it expired between the two readings
+            due = {key: (expiries[key] or ended,) * 2 for key in found if expiries[key] != 0}
+        self.own[thread] = State(found, due)
 
 
-def apply(state, changes):
-    for key, value in changes.items():
-        if value is None:
-            state.pop(key, None)
-        else:
-            state[key] = value
+def set_or_remove(state, key, value):
+    if value is None:
+        state.pop(key, None)
+    else:
+        state[key] = value
 
 
 def shorten(value):
