@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -57,6 +58,31 @@ def _demand_binary(file: Any, method: str) -> None:
         raise TypeError(f"file must be a path or a binary file object, not {type(file).__name__}")
 
 
+class _Collected:
+    """Large writes to a raw file, whose write may write less.
+
+    Not io.BufferedWriter: that one tries again when it is dropped, and complains, from Python 3.13 on.
+    """
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._file = file
+        self._bytes = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self._bytes += data
+        if len(self._bytes) >= 1 << 16:
+            self.flush()
+
+    def flush(self) -> None:
+        rest = memoryview(bytes(self._bytes))
+        self._bytes.clear()
+        while rest:
+            written = self._file.write(rest)
+            if written is None:
+                raise BlockingIOError(errno.EAGAIN, "the file does not take more now", 0)
+            rest = rest[written:]
+
+
 @contextlib.contextmanager
 def output(file: Any) -> Iterator[Callable[[bytes], object]]:
     """What writes to the file."""
@@ -65,13 +91,9 @@ def output(file: Any) -> Iterator[Callable[[bytes], object]]:
         if not isinstance(file, io.RawIOBase):
             yield file.write
             return
-        buffered = io.BufferedWriter(file)  # a raw file's write may write less
-        try:
-            yield buffered.write
-            buffered.flush()
-        finally:
-            with contextlib.suppress(OSError):
-                buffered.detach()
+        collected = _Collected(file)
+        yield collected.write
+        collected.flush()
         return
     path = os.path.realpath(os.fsdecode(file))
     mode = _mode_of(path)

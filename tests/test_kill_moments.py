@@ -5,6 +5,7 @@ what the one before it left. crash/judge.py says what must hold. `--kills 2500` 
 """
 
 import collections
+import os
 import shutil
 
 import pytest
@@ -85,7 +86,8 @@ class Campaign:
             options["checkpoint_log_ratio"] = None  # none but those that are asked for
         options["preload"] = rng.random() < 0.2
         environment = {
-            "LD_PRELOAD": str(self.library),
+            # Behind what is there: the sanitizer's library, say, must come first.
+            "LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {self.library}".strip(),
             "PYKV_MOMENT_UNDER": str(self.store),
             "PYKV_MOMENT": f"{moment.when} {rng.randint(0, moment.skip)} {moment.steps}",
         }
