@@ -184,7 +184,8 @@ static kv_status make_checkpoint(walk *w, uint64_t *sequence, kv_error *err) {
         status = walk_all(w, &store->worker.stopping, err);
     if (status == KV_OK)
         status = kv_checkpoint_finish(w->writer, err);
-    /* Nothing may be in the checkpoint that a power cut could take out of the log. */
+    /* Recovery starts at S and would not miss the log below it; but it takes what is below S as proven (proven_lsn
+     * in recover.c), and so it is. */
     if (status == KV_OK)
         status = kv_log_make_durable(store->log, err);
     if (status == KV_OK)
