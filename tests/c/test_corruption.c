@@ -763,7 +763,8 @@ static world *world_in_a_recycled_segment(char name[64], frame *frames, size_t *
         sequence += memory_os_size(w->memory, WORLD_DIR, next) >= 0;
         snprintf(name, 64, "%08" PRIu64 ".log", sequence);
         *count = frames_of(w->memory, name, frames, 20);
-        if (peek(w->memory, name, 12) != 1 || *count < 3)
+        /* What stands before a checkpoint is not read: the last two frames must stand behind it. */
+        if (peek(w->memory, name, 12) != 1 || *count < 3 || i % 30 == 29 || i % 30 == 0)
             continue;
         behind = frames[*count - 1].offset + frames[*count - 1].size;
         found = memory_os_peek(w->memory, WORLD_DIR, name, behind, bytes, sizeof bytes) == 0 &&
