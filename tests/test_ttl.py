@@ -28,7 +28,7 @@ BAD_TTLS = [
     ("5", TypeError),
     (b"5", TypeError),
     ([], TypeError),
-    (object(), TypeError),
+    (object, TypeError),
     (5j, TypeError),
     (datetime.datetime(2030, 1, 1), TypeError),
 ]

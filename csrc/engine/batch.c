@@ -219,7 +219,8 @@ static kv_status batch_look(batch *b, kv_error *err) {
         b->entries_change += (item->kind != KV_OP_DELETE) - (item->old != NULL);
         b->deleted += op->kind == KV_OP_DELETE;
         if (kv_store_is_bounded(b->store))
-            b->charge += (item->kind != KV_OP_DELETE ? kv_change_charge(item->new) : 0) - kv_change_charge(item->old);
+            b->charge += (item->kind != KV_OP_DELETE ? kv_change_charge(item->new) : 0) -
+                         kv_change_charge(item->old);
     }
     if (b->record_count > 0)
         b->records[b->record_count - 1].last = true;
@@ -316,8 +317,8 @@ static kv_status batch_try(batch *b, kv_ticket *ticket, kv_error *err) {
         status = kv_store_charge(b->store, b->charge, err);
     if (status < 0)
         goto out;
-    status = kv_change_append(b->store, b->records, b->record_count, b->bytes, b->entries_change, b->flags,
-                    ticket, err);
+    status = kv_change_append(b->store, b->records, b->record_count, b->bytes, b->entries_change,
+                              b->flags, ticket, err);
     if (status == KV_OK && b->store->log == NULL && batch_needs_records(b, ticket->lsn))
         status = batch_get_undo(b, err);
     if (status != KV_OK)

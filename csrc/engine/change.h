@@ -21,9 +21,9 @@ kv_status kv_change_begin(kv_db *db, unsigned flags, kv_error *err) KV_MUST_CHEC
 
 /* Gives the commit its LSN.  KV_BUSY: see kv_log_append.  Without a log it cannot fail, and may be
  * forgotten. */
-static inline kv_status kv_change_append(kv_store *store, const kv_record *records, size_t count, uint64_t bytes,
-                        int64_t entries_change, unsigned flags, kv_ticket *ticket,
-                        kv_error *err) {
+static inline kv_status kv_change_append(kv_store *store, const kv_record *records, size_t count,
+                                         uint64_t bytes, int64_t entries_change, unsigned flags,
+                                         kv_ticket *ticket, kv_error *err) {
     if (store->log != NULL)
         return kv_log_append(store->log, records, count, bytes, entries_change,
                              (flags & KV_SYNC) != 0, ticket, err);
@@ -67,7 +67,8 @@ static inline int64_t kv_change_charge(const kv_entry *e) {
 }
 
 /* In a store that evicts, before `new` is linked: what evict.h wants to know.  `old`: what it replaces, or NULL. */
-static inline void kv_change_note_use(kv_shard *shard, uint64_t hash, kv_entry *new, const kv_entry *old) {
+static inline void kv_change_note_use(kv_shard *shard, uint64_t hash, kv_entry *new,
+                                      const kv_entry *old) {
     if (old != NULL)
         kv_evict_note_replace(new, old);
     else

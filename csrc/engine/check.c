@@ -9,11 +9,11 @@
 
 #include "../base/mem.h"
 #include "checkpoint.h"
+#include "lockfile.h"
 #include "segment.h"
 
 #define CHUNK_SIZE (1u << 20) /* bytes read at a time */
 #define PIECE_SIZE 4096u      /* bytes tried alone where reading fails */
-#define LOCK_FILE "LOCK"
 
 /* ---- Reporting ----------------------------------------------------------------------------- */
 
@@ -209,60 +209,26 @@ static int compare_segments(const void *a, const void *b) {
 
 /* Without STORE and with nothing in the log: a crash came while the store was made. */
 static bool is_unborn(const kv_checker *c) {
-    uint8_t bytes[KV_FRAME_HEADER_SIZE] = {0};
-    char name[64];
-    kv_file file;
-    size_t got = 0;
+    bool used;
     if (c->store_file || c->checkpoint != 0 || c->segment_count > 1)
         return false;
     if (c->segment_count == 0)
         return true;
-    kv_segment_name(1, name);
-    if (c->segments[0].sequence != 1 || kv_file_open(&file, &c->dir, name, KV_OPEN_READ, NULL) != KV_OK)
-        return false;
-    kv_status status = kv_file_read(&file, bytes, sizeof bytes, KV_SEGMENT_HEADER_SIZE, &got, NULL);
-    kv_file_close(&file);
-    for (size_t i = 0; i < got; i++)
-        if (bytes[i] != 0)
-            return false;
-    return status == KV_OK;
+    return c->segments[0].sequence == 1 &&
+           kv_segment_first_is_used(&c->dir, &used, NULL) == KV_OK && !used;
 }
 
 static kv_status list_directory(kv_checker *c, kv_error *err) {
-    int result = c->dir.os->dir_list(c->dir.os->ctx, c->dir.fd, note_name, c);
+    kv_status status = kv_dir_list(&c->dir, note_name, c, err);
     if (c->no_memory)
         return kv_fail_nomem(err, c->segment_capacity * sizeof *c->segments);
-    if (result < 0)
-        return kv_fail_sys(err, -result, c->dir.path, "cannot list the directory");
+    if (status < 0)
+        return status;
     if (is_unborn(c))
         return kv_fail_sys(err, ENOENT, c->dir.path, "there is no store");
     if (c->segment_count > 0)
         qsort(c->segments, c->segment_count, sizeof *c->segments, compare_segments);
     return KV_OK;
-}
-
-/* Nobody may write meanwhile.  Without the file nobody can be writing. */
-static kv_status lock_directory(kv_checker *c, kv_error *err) {
-    char text[32] = {0};
-    size_t got = 0;
-    kv_status status = kv_file_open(&c->lock_file, &c->dir, LOCK_FILE, KV_OPEN_READ, err);
-    if (status == KV_NOTFOUND)
-        return KV_OK;
-    if (status < 0)
-        return status;
-    status = kv_file_lock(&c->lock_file, true, err);
-    if (status != KV_BUSY)
-        return status;
-    long long pid = 0;
-    if (kv_file_read(&c->lock_file, text, sizeof text - 1, 0, &got, NULL) == KV_OK)
-        pid = strtoll(text, NULL, 10);
-    status = pid > 0 ? kv_fail(err, KV_ERR_LOCKED, "the store is open in process %lld", pid)
-                     : kv_fail(err, KV_ERR_LOCKED, "the store is open in another process");
-    if (err != NULL) {
-        err->pid = pid > 0 ? pid : 0;
-        snprintf(err->path, sizeof err->path, "%s", c->dir.path);
-    }
-    return status;
 }
 
 /* ---- STORE --------------------------------------------------------------------------------- */
@@ -423,7 +389,7 @@ static kv_status run(const char *path, kv_db *into, const kv_check_options *opti
     kv_status status = kv_dir_open(&c.dir, os, path, false, err);
     if (status < 0)
         return status;
-    status = lock_directory(&c, err);
+    status = kv_lockfile_take(&c.lock_file, &c.dir, true, err); /* nobody may write meanwhile */
     if (status == KV_OK)
         status = list_directory(&c, err);
     if (status == KV_OK) {
@@ -435,8 +401,7 @@ static kv_status run(const char *path, kv_db *into, const kv_check_options *opti
         status = show_progress(&c, err);
     }
     kv_checker_close(&c);
-    kv_file_unlock(&c.lock_file);
-    kv_file_close(&c.lock_file);
+    kv_lockfile_release(&c.lock_file);
     kv_dir_close(&c.dir);
     kv_mem_free(c.segments);
     kv_mem_free(c.buffer);

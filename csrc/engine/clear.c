@@ -90,8 +90,8 @@ static kv_status clear_try(kv_store *store, clearing *c, unsigned flags, kv_tick
     if (status == KV_OK && c->entries > 0) {
         status = clear_get_memory(store, c, err);
         if (status == KV_OK)
-            status = kv_change_append(store, &record, 1, kv_record_size(0, 0, 0), -(int64_t)c->entries, flags,
-                            ticket, err);
+            status = kv_change_append(store, &record, 1, kv_record_size(0, 0, 0),
+                                      -(int64_t)c->entries, flags, ticket, err);
         if (status == KV_OK) {
             clear_link(store, c, ticket->lsn);
             kv_change_count_entries(store, -(int64_t)c->entries);

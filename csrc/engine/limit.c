@@ -26,22 +26,6 @@ kv_status kv_store_charge_slow(kv_store *store, int64_t more, kv_error *err) {
                    (long long)more, (unsigned long long)before, (unsigned long long)max);
 }
 
-void kv_store_count_charge(kv_store *store) {
-    uint64_t sum = 0;
-    if (!kv_store_is_bounded(store))
-        return;
-    for (uint64_t hash = 0;;) {
-        kv_shard *shard = kv_table_lock(&store->table, hash);
-        uint64_t last = kv_shard_range_last(shard);
-        sum += kv_shard_charge(shard);
-        kv_shard_unlock(shard);
-        if (last == UINT64_MAX)
-            break;
-        hash = last + 1;
-    }
-    atomic_store_explicit(&store->charged, sum, memory_order_relaxed);
-}
-
 /* Evicts up to `bytes` from the shard of `*hash`, which moves on to the next one: each gives a little, since who
  * empties a shard throws out keys that are in use.  KV_BUSY: the log cannot take it now. */
 static kv_status evict_some(kv_store *store, uint64_t *hash, uint64_t bytes, kv_error *err) {

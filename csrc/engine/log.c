@@ -331,10 +331,7 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
     if (status == KV_OK)
         status = kv_file_size(&spare, &header.file_size, err);
     if (status == KV_OK) {
-        const kv_os *os = log->dir->os;
-        int result = os->random(os->ctx, &header.salt, sizeof header.salt);
-        if (result < 0)
-            status = kv_fail_sys(err, -result, log->dir->path, "cannot draw random bytes");
+        status = kv_dir_random(log->dir, &header.salt, sizeof header.salt, err);
     }
     if (status == KV_OK)
         status = kv_segment_begin(&next, &spare, &header, err);
@@ -685,10 +682,9 @@ void kv_log_get_stats(kv_log *log, kv_log_stats *stats) {
 
 /* ---- Letting go of old segments --------------------------------------------------------------------- */
 
-uint64_t kv_log_segment_of(kv_log *log, uint64_t lsn, uint64_t *log_bytes) {
+uint64_t kv_log_segment_of(kv_log *log, uint64_t lsn) {
     LOCK(log);
     uint64_t sequence = log->segment.header.sequence;
-    *log_bytes = log->segment.header.start_lsn < lsn ? lsn - log->segment.header.start_lsn : 0;
     if (log->segment.header.start_lsn > lsn) {
         for (size_t i = 0; i < log->segments_count; i++)
             if (log->segments_list[i].start_lsn <= lsn)

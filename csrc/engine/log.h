@@ -99,8 +99,8 @@ void kv_log_pause(kv_log *log);
 /* Whether that is worth calling. */
 bool kv_log_is_full(kv_log *log);
 
-/* The segment in which the frame at `lsn` stands, or would; *log_bytes: from that segment's start. */
-uint64_t kv_log_segment_of(kv_log *log, uint64_t lsn, uint64_t *log_bytes);
+/* The segment in which the frame at `lsn` stands, or would. */
+uint64_t kv_log_segment_of(kv_log *log, uint64_t lsn);
 
 /* The segments before that one are not needed any more, and this is on disk: removes them, but keeps one to be
  * written over. */

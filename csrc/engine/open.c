@@ -10,74 +10,25 @@
  */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "../base/mem.h"
+#include "lockfile.h"
 #include "recover.h"
 #include "store.h"
 #include "worker.h"
 
-#define LOCK_FILE "LOCK"
 #define STORE_FILE_NEW "STORE.tmp"
 
-/* ---- The lock file: one line, the owner's process id -------------------------------------------- */
-
-typedef struct lock_text {
-    char bytes[32];
-    size_t size;
-} lock_text;
-
-static kv_status read_lock(const kv_file *file, lock_text *text, kv_error *err) {
-    *text = (lock_text){0};
-    return kv_file_read(file, text->bytes, sizeof text->bytes - 1, 0, &text->size, err);
-}
-
-static kv_status write_lock(const kv_file *file, const lock_text *text, kv_error *err) {
-    kv_status status = kv_file_truncate(file, 0, err);
-    return status == KV_OK ? kv_file_write(file, text->bytes, text->size, 0, NULL, err) : status;
-}
-
-static kv_status fail_locked(const kv_file *file, bool shared, kv_error *err) {
-    lock_text text;
-    long long pid = 0;
-    if (read_lock(file, &text, NULL) == KV_OK)
-        pid = strtoll(text.bytes, NULL, 10);
-    kv_status status =
-        pid > 0 ? kv_fail(err, KV_ERR_LOCKED, "the store is open in process %lld", pid)
-                : kv_fail(err, KV_ERR_LOCKED, "the store is open in another process%s",
-                          shared ? "" : ", perhaps read-only");
-    if (err != NULL) {
-        err->pid = pid;
-        snprintf(err->path, sizeof err->path, "%s", file->dir->path);
-    }
-    return status;
-}
-
-/* Locks the directory for this process. */
-static kv_status lock_directory(kv_store *store, kv_error *err) {
-    bool shared = store->options.read_only;
-    kv_status status = kv_file_open(&store->lock_file, &store->dir, LOCK_FILE,
-                                    shared ? KV_OPEN_READ : KV_OPEN_CREATE, err);
-    if (status == KV_NOTFOUND)
-        return KV_OK; /* read-only, and nothing is made: so nobody can be writing either */
-    if (status < 0)
-        return status;
-    status = kv_file_lock(&store->lock_file, shared, err);
-    if (status == KV_BUSY)
-        status = fail_locked(&store->lock_file, shared, err);
-    if (status < 0)
-        kv_file_close(&store->lock_file);
-    return status;
-}
+/* ---- The lock file's text, the owner's process id ------------------------------------------------ */
 
 /* Writes our process id into it, for others to name us.  `*before`: what it held. */
-static kv_status sign_lock(kv_store *store, lock_text *before, kv_error *err) {
-    lock_text mine;
+static kv_status sign_lock(kv_store *store, kv_lock_text *before, kv_error *err) {
+    kv_lock_text mine;
     uint64_t size;
     if (store->options.read_only)
         return KV_OK;
-    kv_status status = read_lock(&store->lock_file, before, err);
+    kv_status status = kv_lockfile_read(&store->lock_file, before, err);
     if (status == KV_OK)
         status = kv_file_size(&store->lock_file, &size, err);
     if (status < 0)
@@ -87,17 +38,12 @@ static kv_status sign_lock(kv_store *store, lock_text *before, kv_error *err) {
     if (store->lock_unsigned)
         return KV_OK;
     mine.size = (size_t)snprintf(mine.bytes, sizeof mine.bytes, "%lld\n", (long long)getpid());
-    return write_lock(&store->lock_file, &mine, err);
+    return kv_lockfile_write(&store->lock_file, &mine, err);
 }
 
-static void unsign_lock(kv_store *store, const lock_text *content) {
+static void unsign_lock(kv_store *store, const kv_lock_text *content) {
     if (store->lock_file.fd >= 0 && !store->options.read_only && !store->lock_unsigned)
-        (void)!write_lock(&store->lock_file, content, NULL); /* for people; the lock is not in it */
-}
-
-static void unlock_directory(kv_store *store) {
-    kv_file_unlock(&store->lock_file);
-    kv_file_close(&store->lock_file);
+        (void)!kv_lockfile_write(&store->lock_file, content, NULL); /* for people; the lock is not in it */
 }
 
 /* ---- What is in the directory --------------------------------------------------------------------- */
@@ -123,7 +69,7 @@ static bool note_name(void *arg, const char *name) {
             c->segment_max = sequence;
     } else if (strcmp(name, KV_STORE_FILE) == 0) {
         c->store_file = true;
-    } else if (strcmp(name, LOCK_FILE) == 0) {
+    } else if (strcmp(name, KV_LOCK_FILE) == 0) {
         c->lock_file = true;
     } else if (strcmp(name, STORE_FILE_NEW) != 0 && strcmp(name, KV_SEGMENT_SPARE) != 0 &&
                strcmp(name, KV_SEGMENT_RECYCLED) != 0 && strcmp(name, KV_CHECKPOINT_NEW) != 0 &&
@@ -135,38 +81,19 @@ static bool note_name(void *arg, const char *name) {
 
 static kv_status list_directory(const kv_dir *dir, contents *c, kv_error *err) {
     *c = (contents){0};
-    int result = dir->os->dir_list(dir->os->ctx, dir->fd, note_name, c);
-    return result < 0 ? kv_fail_sys(err, -result, dir->path, "cannot list the directory") : KV_OK;
-}
-
-/* Without STORE: whether segment 1 holds a frame, so that the store was in use. */
-static kv_status first_segment_used(const kv_dir *dir, bool *used, kv_error *err) {
-    kv_file file;
-    char name[64];
-    uint8_t bytes[KV_FRAME_HEADER_SIZE] = {0};
-    size_t got = 0;
-    kv_segment_name(1, name);
-    kv_status status = kv_file_open(&file, dir, name, KV_OPEN_READ, err);
-    if (status != KV_OK)
-        return status;
-    status = kv_file_read(&file, bytes, sizeof bytes, KV_SEGMENT_HEADER_SIZE, &got, err);
-    kv_file_close(&file);
-    *used = false;
-    for (size_t i = 0; i < got; i++)
-        *used |= bytes[i] != 0;
-    return status;
+    return kv_dir_list(dir, note_name, c, err);
 }
 
 /* Without STORE: whether LOCK is somebody else's file of that name. */
 static kv_status lock_is_foreign(const kv_dir *dir, bool *foreign, kv_error *err) {
     kv_file file;
     uint64_t size;
-    kv_status status = kv_file_open(&file, dir, LOCK_FILE, KV_OPEN_READ, err);
+    kv_status status = kv_file_open(&file, dir, KV_LOCK_FILE, KV_OPEN_READ, err);
     if (status != KV_OK)
         return status;
     status = kv_file_size(&file, &size, err);
     kv_file_close(&file);
-    if (status == KV_OK && size >= sizeof((lock_text *)0)->bytes)
+    if (status == KV_OK && size >= KV_LOCK_TEXT_SIZE)
         *foreign = true;
     return status;
 }
@@ -176,7 +103,7 @@ static kv_status check_may_create(kv_store *store, const contents *c, kv_error *
     char path[KV_ERROR_PATH_SIZE];
     bool used = c->segments > 1 || c->segment_max > 1 || c->checkpoint > 0;
     if (c->segments == 1 && !used) {
-        kv_status status = first_segment_used(&store->dir, &used, err);
+        kv_status status = kv_segment_first_is_used(&store->dir, &used, err);
         if (status < 0)
             return status;
     }
@@ -198,11 +125,6 @@ static kv_status check_may_create(kv_store *store, const contents *c, kv_error *
 }
 
 /* ---- Creating ------------------------------------------------------------------------------------- */
-
-static kv_status draw_random(const kv_dir *dir, void *bytes, size_t size, kv_error *err) {
-    int result = dir->os->random(dir->os->ctx, bytes, size);
-    return result < 0 ? kv_fail_sys(err, -result, dir->path, "cannot draw random bytes") : KV_OK;
-}
 
 kv_status kv_store_write_identity(const kv_dir *dir, const kv_identity *identity, kv_error *err) {
     uint8_t bytes[KV_STORE_FILE_SIZE];
@@ -228,9 +150,9 @@ static kv_status create_files(kv_store *store, kv_identity *identity, kv_recover
                               kv_error *err) {
     kv_file spare = KV_FILE_CLOSED;
     kv_segment_header header = {.version = KV_FORMAT_VERSION, .sequence = 1};
-    kv_status status = draw_random(&store->dir, identity, sizeof *identity, err);
+    kv_status status = kv_dir_random(&store->dir, identity, sizeof *identity, err);
     if (status == KV_OK)
-        status = draw_random(&store->dir, &header.salt, sizeof header.salt, err);
+        status = kv_dir_random(&store->dir, &header.salt, sizeof header.salt, err);
     if (status < 0)
         return status;
     memcpy(header.store_id, identity->store_id, sizeof header.store_id);
@@ -293,16 +215,16 @@ static kv_status remove_leftovers(const kv_dir *dir, uint64_t sequence, kv_error
     for (;;) {
         char name[64];
         leftovers l = {dir, sequence, sequence, sequence};
-        int result = dir->os->dir_list(dir->os->ctx, dir->fd, find_leftovers, &l);
-        if (result < 0)
-            return kv_fail_sys(err, -result, dir->path, "cannot list the directory");
+        kv_status status = kv_dir_list(dir, find_leftovers, &l, err);
+        if (status < 0)
+            return status;
         if (l.oldest_checkpoint < sequence)
             kv_checkpoint_name(l.oldest_checkpoint, name);
         else if (l.oldest_segment < sequence)
             kv_segment_name(l.oldest_segment, name);
         else
             return KV_OK;
-        kv_status status = kv_dir_unlink(dir, name, err);
+        status = kv_dir_unlink(dir, name, err);
         if (status < 0)
             return status;
     }
@@ -314,7 +236,7 @@ static bool remove_name(void *arg, const char *name) {
 }
 
 void kv_store_remove_files(kv_dir *dir) {
-    (void)!dir->os->dir_list(dir->os->ctx, dir->fd, remove_name, dir);
+    (void)!kv_dir_list(dir, remove_name, dir, NULL);
 }
 
 /* ---- Opening ---------------------------------------------------------------------------------------- */
@@ -403,9 +325,9 @@ static kv_status open_signed(kv_store *store, const contents *contents, kv_error
         goto out;
     if (contents->store_file) {
         kv_pool_set_exclusive(store->table.entries, true);
-        status = kv_recover(&store->dir, store->who.store_id, sequence, store->checkpoint_lsn,
-                            &store->table, store->options.read_only, &recovered,
-                            &store->recovery, err);
+        status = kv_recover(&store->dir, store->who.store_id, sequence, contents->segment_max,
+                            store->checkpoint_lsn, &store->table, store->options.read_only,
+                            &recovered, &store->recovery, err);
         kv_pool_set_exclusive(store->table.entries, false);
     }
     if (status == KV_OK && store->options.read_only) {
@@ -436,14 +358,15 @@ static void set_up(kv_store *store) {
 }
 
 kv_status kv_store_open_directory(kv_store *store, kv_error *err) {
-    lock_text before = {0};
+    kv_lock_text before = {0};
     contents c;
     set_up(store);
     /* A look before the lock, so that a directory that is none of ours does not get a LOCK; then one
      * that counts. */
     kv_status status = look(store, &c, err);
     if (status == KV_OK)
-        status = lock_directory(store, err);
+        status = kv_lockfile_take(&store->lock_file, &store->dir, store->options.read_only,
+                                  err);
     if (status < 0)
         return status;
     status = look(store, &c, err);
@@ -455,7 +378,7 @@ kv_status kv_store_open_directory(kv_store *store, kv_error *err) {
             unsign_lock(store, &before);
     }
     if (status < 0) {
-        unlock_directory(store);
+        kv_lockfile_release(&store->lock_file);
         return status;
     }
     kv_worker_start(store);
@@ -474,7 +397,7 @@ kv_status kv_store_open_memory(kv_store *store, kv_error *err) {
 }
 
 kv_status kv_store_close(kv_store *store, kv_error *err) {
-    static const lock_text nobody;
+    static const kv_lock_text nobody;
     kv_status status = KV_OK;
     kv_worker_stop(store);
     if (store->log != NULL) {
@@ -488,7 +411,7 @@ kv_status kv_store_close(kv_store *store, kv_error *err) {
     kv_checkpoint_destroy(store->checkpoint);
     if (store->dir.fd >= 0) {
         unsign_lock(store, &nobody);
-        unlock_directory(store);
+        kv_lockfile_release(&store->lock_file);
         kv_dir_close(&store->dir);
     }
     return status;

@@ -28,28 +28,42 @@ static kv_entry *find_visible(kv_store *store, const kv_shard *shard, uint64_t h
     return e;
 }
 
-kv_status kv_get(kv_db *db, kv_bytes key, unsigned flags, kv_value *value, kv_error *err) {
+/* Begins every read of one key.  KV_OK: look_end ends it; until then *e is the entry, or NULL when there is none. */
+static inline kv_status look(kv_db *db, kv_bytes key, unsigned flags, kv_shard **shard,
+                             kv_entry **e, kv_error *err) {
     kv_status status = kv_db_enter(db, err);
     if (status < 0)
         return status;
     status = kv_check_key(key, err);
-    if (status < 0)
-        goto out;
-    kv_store *store = db->store;
-    uint64_t hash = kv_table_hash(&store->table, key);
-    kv_shard *shard;
-    status = kv_table_lock_loaded(&store->table, hash, (flags & KV_NOWAIT) != 0, &shard, err);
-    if (status != KV_OK)
-        goto out;
-    kv_entry *e = find_visible(store, shard, hash, key);
-    if (e != NULL)
-        kv_value_set(store, e, flags, value);
-    else
-        status = KV_NOTFOUND;
-    kv_shard_unlock(shard);
-out:
+    if (status == KV_OK) {
+        kv_table *table = &db->store->table;
+        uint64_t hash = kv_table_hash(table, key);
+        status = kv_table_lock_loaded(table, hash, (flags & KV_NOWAIT) != 0, shard, err);
+        if (status == KV_OK) {
+            *e = find_visible(db->store, *shard, hash, key);
+            return KV_OK;
+        }
+    }
     kv_db_leave(db);
     return status;
+}
+
+/* What the read answers. */
+static inline kv_status look_end(kv_db *db, kv_shard *shard, const kv_entry *e) {
+    kv_shard_unlock(shard);
+    kv_db_leave(db);
+    return e != NULL ? KV_OK : KV_NOTFOUND;
+}
+
+kv_status kv_get(kv_db *db, kv_bytes key, unsigned flags, kv_value *value, kv_error *err) {
+    kv_shard *shard;
+    kv_entry *e;
+    kv_status status = look(db, key, flags, &shard, &e, err);
+    if (status != KV_OK)
+        return status;
+    if (e != NULL)
+        kv_value_set(db->store, e, flags, value);
+    return look_end(db, shard, e);
 }
 
 void kv_value_release(kv_value *value) {
@@ -69,46 +83,22 @@ void kv_item_release(kv_item *item) {
 }
 
 kv_status kv_contains(kv_db *db, kv_bytes key, unsigned flags, kv_error *err) {
-    kv_status status = kv_db_enter(db, err);
-    if (status < 0)
-        return status;
-    status = kv_check_key(key, err);
-    if (status < 0)
-        goto out;
-    uint64_t hash = kv_table_hash(&db->store->table, key);
     kv_shard *shard;
-    status = kv_table_lock_loaded(&db->store->table, hash, (flags & KV_NOWAIT) != 0, &shard, err);
-    if (status != KV_OK)
-        goto out;
-    status = find_visible(db->store, shard, hash, key) != NULL ? KV_OK : KV_NOTFOUND;
-    kv_shard_unlock(shard);
-out:
-    kv_db_leave(db);
-    return status;
+    kv_entry *e;
+    kv_status status = look(db, key, flags, &shard, &e, err);
+    return status == KV_OK ? look_end(db, shard, e) : status;
 }
 
 kv_status kv_get_expiry(kv_db *db, kv_bytes key, unsigned flags, uint64_t *expiry,
                         kv_error *err) {
-    kv_status status = kv_db_enter(db, err);
-    if (status < 0)
-        return status;
-    status = kv_check_key(key, err);
-    if (status < 0)
-        goto out;
-    uint64_t hash = kv_table_hash(&db->store->table, key);
     kv_shard *shard;
-    status = kv_table_lock_loaded(&db->store->table, hash, (flags & KV_NOWAIT) != 0, &shard, err);
+    kv_entry *e;
+    kv_status status = look(db, key, flags, &shard, &e, err);
     if (status != KV_OK)
-        goto out;
-    const kv_entry *e = find_visible(db->store, shard, hash, key);
+        return status;
     if (e != NULL)
         *expiry = kv_entry_expiry(e);
-    else
-        status = KV_NOTFOUND;
-    kv_shard_unlock(shard);
-out:
-    kv_db_leave(db);
-    return status;
+    return look_end(db, shard, e);
 }
 
 uint64_t kv_clock_ms(kv_db *db) {

@@ -294,14 +294,6 @@ static kv_status write_end(const kv_segment *last, kv_error *err) {
 
 /* ---- The whole log ----------------------------------------------------------------------------------- */
 
-static bool find_last(void *arg, const char *name) {
-    uint64_t *last = arg;
-    uint64_t sequence = kv_segment_sequence(name);
-    if (sequence > *last)
-        *last = sequence;
-    return true;
-}
-
 static void reader_begin(reader *r, const kv_segment *segment) {
     r->segment = segment;
     r->last_kind = KV_FRAME_MARK; /* none yet: not closed */
@@ -376,19 +368,15 @@ static kv_status check_start(const reader *r, uint64_t lsn, kv_error *err) {
 }
 
 kv_status kv_recover(const kv_dir *dir, const uint8_t store_id[16], uint64_t sequence,
-                     uint64_t lsn, kv_table *table, bool read_only, kv_recovered *recovered,
-                     kv_recovery *info, kv_error *err) {
+                     uint64_t last, uint64_t lsn, kv_table *table, bool read_only,
+                     kv_recovered *recovered, kv_recovery *info, kv_error *err) {
     uint64_t started_ns = kv_now_ns();
     /* A checkpoint was made when everything below its LSN was on disk. */
     reader r = {.info = info, .proven_lsn = lsn};
     kv_segment segment = {.file = KV_FILE_CLOSED}, next = {.file = KV_FILE_CLOSED};
-    uint64_t last = 0;
     bool ended = true;
     *recovered = (kv_recovered){.segment.file = KV_FILE_CLOSED};
 
-    int result = dir->os->dir_list(dir->os->ctx, dir->fd, find_last, &last);
-    if (result < 0)
-        return kv_fail_sys(err, -result, dir->path, "cannot list the directory");
     /* There must be all up to the last: one that is missing is noticed when it is opened. */
     kv_status status = kv_segment_open(&segment, dir, sequence, store_id, !read_only, err);
     if (status == KV_OK)

@@ -173,12 +173,11 @@ static kv_status walk_all(walk *w, const _Atomic bool *stop, kv_error *err) {
 
 static kv_status make_checkpoint(walk *w, uint64_t *sequence, kv_error *err) {
     kv_store *store = w->store;
-    uint64_t ignored;
     if (kv_log_failed(store->log, err)) /* it could not be published */
         return KV_ERR_FAILED;
     kv_checkpoint_header header = {.lsn = w->lsn, .made_ms = kv_store_now(store)};
     memcpy(header.store_id, store->who.store_id, sizeof header.store_id);
-    header.sequence = *sequence = kv_log_segment_of(store->log, w->lsn, &ignored);
+    header.sequence = *sequence = kv_log_segment_of(store->log, w->lsn);
     kv_status status = kv_checkpoint_create(&w->writer, &store->dir, &header, err);
     if (status == KV_OK)
         status = walk_all(w, &store->worker.stopping, err);
@@ -211,7 +210,7 @@ static void drop_older(kv_store *store, uint64_t newest) {
     for (;;) {
         char name[64];
         older o = {.newest = newest};
-        if (dir->os->dir_list(dir->os->ctx, dir->fd, find_older, &o) < 0 || o.found == 0)
+        if (kv_dir_list(dir, find_older, &o, NULL) < 0 || o.found == 0)
             return;
         kv_checkpoint_name(o.found, name);
         if (kv_dir_unlink(dir, name, NULL) < 0)
@@ -359,10 +358,8 @@ static kv_status open_destination(backup *b, const kv_os *os, const char *dest, 
     kv_status status = kv_dir_open(&b->dir, os, dest, true, err);
     if (status < 0)
         return status;
-    int result = os->dir_list(os->ctx, b->dir.fd, any_name, &used);
-    if (result < 0)
-        status = kv_fail_sys(err, -result, dest, "cannot list the directory");
-    else if (used)
+    status = kv_dir_list(&b->dir, any_name, &used, err);
+    if (status == KV_OK && used)
         status = kv_fail_sys(err, ENOTEMPTY, dest, "a backup needs a new or an empty directory");
     if (status < 0)
         kv_dir_close(&b->dir);
@@ -371,12 +368,11 @@ static kv_status open_destination(backup *b, const kv_os *os, const char *dest, 
 
 /* A copy is a store of its own: files of the two that get mixed up are noticed. */
 static kv_status draw_identity(backup *b, kv_error *err) {
-    const kv_os *os = b->dir.os;
     b->who = b->walk.store->who;
-    int result = os->random(os->ctx, b->who.store_id, sizeof b->who.store_id);
-    if (result >= 0)
-        result = os->random(os->ctx, &b->segment.salt, sizeof b->segment.salt);
-    return result < 0 ? kv_fail_sys(err, -result, b->dir.path, "cannot draw random bytes") : KV_OK;
+    kv_status status = kv_dir_random(&b->dir, b->who.store_id, sizeof b->who.store_id, err);
+    if (status == KV_OK)
+        status = kv_dir_random(&b->dir, &b->segment.salt, sizeof b->segment.salt, err);
+    return status;
 }
 
 static kv_status make_buffer(backup *b, size_t size, kv_error *err) {
@@ -405,10 +401,9 @@ static kv_status put_frame(backup *b, kv_frame_header *header, kv_error *err) {
  * was no space for it.) */
 static kv_status copy_frames(backup *b, const kv_segment *from, uint64_t *lsn, kv_error *err) {
     char path[KV_ERROR_PATH_SIZE];
-    uint64_t ignored;
     kv_dir_join(from->file.dir, from->file.name, path);
     while (*lsn < b->end_lsn &&
-           kv_log_segment_of(b->walk.store->log, *lsn, &ignored) == from->header.sequence) {
+           kv_log_segment_of(b->walk.store->log, *lsn) == from->header.sequence) {
         kv_frame_header header;
         uint64_t offset = kv_segment_offset(from, *lsn);
         size_t got = 0;
@@ -444,9 +439,9 @@ static kv_status copy_frames(backup *b, const kv_segment *from, uint64_t *lsn, k
 /* What was committed while the walk went on; then a closing frame. */
 static kv_status copy_log(backup *b, kv_error *err) {
     kv_store *store = b->walk.store;
-    uint64_t lsn = b->walk.lsn, ignored, sequence;
+    uint64_t lsn = b->walk.lsn, sequence;
     kv_status status = KV_OK;
-    for (sequence = store->log != NULL ? kv_log_segment_of(store->log, lsn, &ignored) : 0;
+    for (sequence = store->log != NULL ? kv_log_segment_of(store->log, lsn) : 0;
          lsn < b->end_lsn && status == KV_OK; sequence++) {
         kv_segment from;
         status = kv_segment_open(&from, &store->dir, sequence, store->who.store_id, false, err);

@@ -128,3 +128,20 @@ out:
         kv_file_close(&segment->file);
     return status;
 }
+
+kv_status kv_segment_first_is_used(const kv_dir *dir, bool *used, kv_error *err) {
+    kv_file file;
+    char name[sizeof file.name];
+    uint8_t bytes[KV_FRAME_HEADER_SIZE] = {0};
+    size_t got = 0;
+    kv_segment_name(1, name);
+    kv_status status = kv_file_open(&file, dir, name, KV_OPEN_READ, err);
+    if (status != KV_OK)
+        return status;
+    status = kv_file_read(&file, bytes, sizeof bytes, KV_SEGMENT_HEADER_SIZE, &got, err);
+    kv_file_close(&file);
+    *used = false;
+    for (size_t i = 0; i < got; i++)
+        *used |= bytes[i] != 0;
+    return status;
+}

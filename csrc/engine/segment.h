@@ -56,4 +56,7 @@ kv_status kv_segment_begin(kv_segment *segment, kv_file *file, const kv_segment_
 kv_status kv_segment_open(kv_segment *segment, const kv_dir *dir, uint64_t sequence,
                           const uint8_t store_id[16], bool write, kv_error *err) KV_MUST_CHECK;
 
+/* Whether segment 1 holds a frame; KV_NOTFOUND: there is no such file. */
+kv_status kv_segment_first_is_used(const kv_dir *dir, bool *used, kv_error *err) KV_MUST_CHECK;
+
 #endif

@@ -11,7 +11,7 @@ kv_totals kv_store_sum(kv_store *store) {
         t.shards++;
         t.entries += shard->count;
         t.data_bytes += shard->data_bytes;
-        t.expiring += shard->expiring;
+        t.charge += kv_shard_charge(shard);
         t.undo_records += shard->undo_count;
         kv_shard_unlock(shard);
         if (last == UINT64_MAX)
@@ -102,7 +102,7 @@ kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) {
             atomic_load_explicit(&store->checkpoint_failures, memory_order_relaxed),
         .expired = atomic_load_explicit(&store->expired, memory_order_relaxed),
         .evicted = atomic_load_explicit(&store->evicted, memory_order_relaxed),
-        .memory_charged = t.data_bytes + t.entries * KV_ITEM_CHARGE + t.expiring * sizeof(uint64_t),
+        .memory_charged = t.charge,
         .max_memory = store->options.max_memory,
     };
     stats->shards_loaded =

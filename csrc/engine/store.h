@@ -165,8 +165,6 @@ static inline void kv_store_uncharge(kv_store *store, int64_t less) {
  * something would have to go. */
 kv_status kv_store_make_room(kv_store *store, uint64_t hash, uint64_t bytes, bool nowait,
                              kv_error *err) KV_MUST_CHECK;
-/* Counts anew, after an open. */
-void kv_store_count_charge(kv_store *store);
 static inline uint64_t kv_shard_charge(const kv_shard *shard) {
     return shard->data_bytes + (uint64_t)shard->count * KV_ITEM_CHARGE +
            (uint64_t)shard->expiring * sizeof(uint64_t);
@@ -182,7 +180,7 @@ kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progre
 
 /* stats.c */
 typedef struct kv_totals {
-    uint64_t entries, data_bytes, expiring, undo_records, shards;
+    uint64_t entries, data_bytes, charge, undo_records, shards;
 } kv_totals;
 kv_totals kv_store_sum(kv_store *store);
 

@@ -46,11 +46,17 @@ void kv_undo_push(kv_shard *shard, kv_undo *record) {
         shard->undo_clears++;
 }
 
+/* An entry with the key of a change; one that was merged away still has it. */
+static const kv_entry *record_entry(const kv_undo *r) {
+    return r->change.before ? r->change.before : r->change.after;
+}
+
+static bool has_key(const kv_undo *r, uint64_t hash, kv_bytes key) {
+    return r->change.hash == hash && kv_entry_has_key(record_entry(r), key);
+}
+
 static bool concerns(const kv_undo *record, uint64_t hash, kv_bytes key) {
-    if (record->kind != KV_UNDO_CHANGE || record->change.hash != hash)
-        return false;
-    const kv_entry *e = record->change.before ? record->change.before : record->change.after;
-    return kv_entry_has_key(e, key);
+    return record->kind == KV_UNDO_CHANGE && has_key(record, hash, key);
 }
 
 kv_entry *kv_undo_look_behind(const kv_shard *shard, uint64_t hash, kv_bytes key, uint64_t lsn,
@@ -98,11 +104,6 @@ kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn, kv_undo *dead) {
     }
 }
 
-/* Of a change; one that was merged away still has its entry. */
-static kv_bytes record_key(const kv_undo *r) {
-    return kv_entry_key(r->change.before ? r->change.before : r->change.after);
-}
-
 /* ---- Merging ------------------------------------------------------------------------------------ */
 
 /* The newest record of each key in one interval between snapshots; a small open-addressing table, at most
@@ -117,15 +118,10 @@ typedef struct latest {
 } latest;
 
 static struct latest_slot *latest_find(const latest *l, const kv_undo *r) {
-    kv_bytes key = record_key(r);
+    kv_bytes key = kv_entry_key(record_entry(r));
     size_t i = (size_t)r->change.hash & l->mask;
-    for (; l->slots[i].round == l->round; i = (i + 1) & l->mask) {
-        const kv_undo *other = l->slots[i].record;
-        kv_bytes other_key = record_key(other);
-        if (other->change.hash == r->change.hash && other_key.size == key.size &&
-            (key.size == 0 || memcmp(other_key.data, key.data, key.size) == 0))
-            break;
-    }
+    while (l->slots[i].round == l->round && !has_key(l->slots[i].record, r->change.hash, key))
+        i = (i + 1) & l->mask;
     return &l->slots[i];
 }
 
@@ -396,7 +392,7 @@ kv_status kv_undo_collect(kv_table *table, kv_shard *shard, uint64_t lsn, kv_ent
     if (p.records == NULL)
         return kv_fail_nomem(err, (p.mask + 1) * sizeof *p.records);
     for (const kv_undo *r = start; r != NULL && r->lsn > lsn; r = r->next)
-        *past_find(&p, r->change.hash, record_key(r)) = r; /* older ones come later, and win */
+        *past_find(&p, r->change.hash, kv_entry_key(record_entry(r))) = r; /* older ones come later, and win */
     c.past = &p;
     kv_array_visit(base, collect_entry, &c);
     for (size_t i = 0; i <= p.mask; i++)

@@ -138,12 +138,15 @@ static kv_status change_locked(kv_store *store, kv_shard *shard, key_write *w, k
             r.value = kv_entry_value(w->new);
     }
     int64_t entries_change = (w->new != NULL) - (old != NULL);
-    int64_t charge = kv_store_is_bounded(store) ? kv_change_charge(w->new) - kv_change_charge(old) : 0;
+    int64_t charge =
+        kv_store_is_bounded(store) ? kv_change_charge(w->new) - kv_change_charge(old) : 0;
     kv_status status = kv_store_charge(store, charge, err);
     if (status == KV_OK) {
-        status = kv_change_append(store, &r, 1, kv_record_size(r.key.size, r.value.size, r.expiry),
-                        entries_change, w->flags, ticket, err);
-        if (status == KV_OK && record == NULL && kv_change_needs_record(store, shard, ticket->lsn)) {
+        status = kv_change_append(store, &r, 1,
+                                  kv_record_size(r.key.size, r.value.size, r.expiry),
+                                  entries_change, w->flags, ticket, err);
+        if (status == KV_OK && record == NULL &&
+            kv_change_needs_record(store, shard, ticket->lsn)) {
             record = kv_undo_create(&store->table, w->hash);
             if (record == NULL) /* an LSN without a change: no harm */
                 status = kv_fail_nomem(err, sizeof *record);

@@ -75,6 +75,16 @@ void kv_dir_close(kv_dir *dir) {
     dir->fd = -1;
 }
 
+kv_status kv_dir_list(const kv_dir *dir, kv_name_visitor visit, void *arg, kv_error *err) {
+    int r = dir->os->dir_list(dir->os->ctx, dir->fd, visit, arg);
+    return r < 0 ? kv_fail_sys(err, -r, dir->path, "cannot list the directory") : KV_OK;
+}
+
+kv_status kv_dir_random(const kv_dir *dir, void *bytes, size_t size, kv_error *err) {
+    int r = dir->os->random(dir->os->ctx, bytes, size);
+    return r < 0 ? kv_fail_sys(err, -r, dir->path, "cannot draw random bytes") : KV_OK;
+}
+
 kv_status kv_dir_sync(const kv_dir *dir, kv_error *err) {
     int r = dir->os->dir_sync(dir->os->ctx, dir->fd);
     return r < 0 ? fail_sync(err, -r, dir->path, "cannot sync the directory") : KV_OK;

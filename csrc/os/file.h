@@ -34,6 +34,11 @@ void kv_dir_close(kv_dir *dir); /* closed already: nothing */
 /* "DIR/NAME" into `path` (KV_ERROR_PATH_SIZE bytes, cut when longer). */
 void kv_dir_join(const kv_dir *dir, const char *name, char *path);
 
+/* Calls `visit` with each name in it; see kv_os. */
+kv_status kv_dir_list(const kv_dir *dir, kv_name_visitor visit, void *arg, kv_error *err)
+    KV_MUST_CHECK;
+/* Unpredictable bytes, from the directory's system. */
+kv_status kv_dir_random(const kv_dir *dir, void *bytes, size_t size, kv_error *err) KV_MUST_CHECK;
 /* Any failure is KV_ERR_IO, also one for want of space. */
 kv_status kv_dir_sync(const kv_dir *dir, kv_error *err) KV_MUST_CHECK;
 kv_status kv_dir_rename(const kv_dir *dir, const char *from, const char *to, kv_error *err)

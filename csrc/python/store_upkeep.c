@@ -11,34 +11,30 @@ static PyObject *none_or_raise(kvpy_store *self, const kvpy_work *work, kv_statu
     Py_RETURN_NONE;
 }
 
-KVPY_FAST(kvpy_store_checkpoint) {
-    static const kvpy_signature signature = {"checkpoint", {"progress"}, 0, 0};
-    kvpy_store *self = (kvpy_store *)op;
+typedef kv_status (*upkeep)(kv_db *db, kv_progress progress, void *arg, kv_error *err);
+
+/* A method whose only argument is `progress`. */
+static PyObject *run(kvpy_store *self, const kvpy_signature *signature, upkeep call,
+                     PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     PyObject *values[1];
     kvpy_work work;
-    if (kvpy_store_db(self) == NULL ||
-        kvpy_arguments(&signature, args, nargs, kwnames, values) < 0 ||
+    if (kvpy_store_db(self) == NULL || kvpy_arguments(signature, args, nargs, kwnames, values) < 0 ||
         kvpy_work_init(&work, values[0]) < 0)
         return NULL;
     kv_error err;
     kv_status status;
-    KVPY_WORK(status, &work, kv_checkpoint(self->db, kvpy_work_progress, &work, &err));
+    KVPY_WORK(status, &work, call(self->db, kvpy_work_progress, &work, &err));
     return none_or_raise(self, &work, status, &err);
+}
+
+KVPY_FAST(kvpy_store_checkpoint) {
+    static const kvpy_signature signature = {"checkpoint", {"progress"}, 0, 0};
+    return run((kvpy_store *)op, &signature, kv_checkpoint, args, nargs, kwnames);
 }
 
 KVPY_FAST(kvpy_store_preload) {
     static const kvpy_signature signature = {"preload", {"progress"}, 0, 0};
-    kvpy_store *self = (kvpy_store *)op;
-    PyObject *values[1];
-    kvpy_work work;
-    if (kvpy_store_db(self) == NULL ||
-        kvpy_arguments(&signature, args, nargs, kwnames, values) < 0 ||
-        kvpy_work_init(&work, values[0]) < 0)
-        return NULL;
-    kv_error err;
-    kv_status status;
-    KVPY_WORK(status, &work, kv_load_all(self->db, kvpy_work_progress, &work, &err));
-    return none_or_raise(self, &work, status, &err);
+    return run((kvpy_store *)op, &signature, kv_load_all, args, nargs, kwnames);
 }
 
 KVPY_FAST(kvpy_store_backup) {

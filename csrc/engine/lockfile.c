@@ -1,0 +1,51 @@
+/* lockfile.c - see lockfile.h. */
+#include "lockfile.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+kv_status kv_lockfile_read(const kv_file *file, kv_lock_text *text, kv_error *err) {
+    *text = (kv_lock_text){0};
+    return kv_file_read(file, text->bytes, sizeof text->bytes - 1, 0, &text->size, err);
+}
+
+kv_status kv_lockfile_write(const kv_file *file, const kv_lock_text *text, kv_error *err) {
+    kv_status status = kv_file_truncate(file, 0, err);
+    return status == KV_OK ? kv_file_write(file, text->bytes, text->size, 0, NULL, err) : status;
+}
+
+static kv_status fail_locked(const kv_file *file, bool shared, kv_error *err) {
+    kv_lock_text text;
+    long long pid = 0;
+    if (kv_lockfile_read(file, &text, NULL) == KV_OK)
+        pid = strtoll(text.bytes, NULL, 10);
+    kv_status status =
+        pid > 0 ? kv_fail(err, KV_ERR_LOCKED, "the store is open in process %lld", pid)
+                : kv_fail(err, KV_ERR_LOCKED, "the store is open in another process%s",
+                          shared ? "" : ", perhaps read-only");
+    if (err != NULL) {
+        err->pid = pid > 0 ? pid : 0;
+        snprintf(err->path, sizeof err->path, "%s", file->dir->path);
+    }
+    return status;
+}
+
+kv_status kv_lockfile_take(kv_file *file, const kv_dir *dir, bool shared, kv_error *err) {
+    kv_status status =
+        kv_file_open(file, dir, KV_LOCK_FILE, shared ? KV_OPEN_READ : KV_OPEN_CREATE, err);
+    if (status == KV_NOTFOUND)
+        return KV_OK;
+    if (status < 0)
+        return status;
+    status = kv_file_lock(file, shared, err);
+    if (status == KV_BUSY)
+        status = fail_locked(file, shared, err);
+    if (status < 0)
+        kv_file_close(file);
+    return status;
+}
+
+void kv_lockfile_release(kv_file *file) {
+    kv_file_unlock(file);
+    kv_file_close(file);
+}
