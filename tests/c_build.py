@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import c_stuck
+
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "c"
 BUILD = ROOT / "build" / "c-tests"
@@ -186,16 +188,28 @@ class Variant:
         return program
 
     def run(self, program, *args, timeout=600):
-        return subprocess.run(
+        """Runs it to its end; when it has none, its output tells what it was doing instead."""
+        with subprocess.Popen(
             [*self.probe, program, *args],
             env={**os.environ, **RUN_ENV},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=timeout,
-            check=False,
-        )
+            start_new_session=True,  # its tests have process groups of their own
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                doing = c_stuck.report(process.pid)
+                c_stuck.end(process.pid)
+                output, _ = process.communicate()
+                output += f"# not done after {timeout} seconds\n{doing}"
+            except BaseException:
+                c_stuck.end(process.pid)
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
 if __name__ == "__main__":

@@ -218,6 +218,7 @@ static inline int check_run(const check_test *tests, size_t count, int argc, cha
     bool forked = true, list = false;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
+    setvbuf(stdout, NULL, _IOLBF, 0); /* what is in a buffer is lost with who is killed */
     check_seed = (uint64_t)now.tv_sec * 1000000007u + (uint64_t)now.tv_nsec;
 
     int i = 1;
