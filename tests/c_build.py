@@ -68,10 +68,21 @@ def support_sources():
     return sorted(p for p in TESTS.glob("*.c") if not p.name.startswith("test_"))
 
 
-def wants_tsan(source):
-    """Does the test declare, near its top, that it is meant for the thread sanitizer?"""
+def declares(source, what):
+    """Does the program have the line ``/* what */`` near its top?"""
     with source.open() as lines:
-        return any(line.strip() == "/* tsan */" for line, _ in zip(lines, range(40), strict=False))
+        return any(line.strip() == f"/* {what} */" for line, _ in zip(lines, range(40), strict=False))
+
+
+def wants_tsan(source):
+    """Is it meant for the thread sanitizer?"""
+    return declares(source, "tsan")
+
+
+def processors():
+    """How many of them are ours, when pytest-xdist shares them among several of us."""
+    count = os.cpu_count() or 1
+    return max(1, count // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
 
 
 def run_compiler(*args):
@@ -210,6 +221,16 @@ class Variant:
                 c_stuck.end(process.pid)
                 raise
         return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+    def run_side_by_side(self, program, *args, timeout=600):
+        """Each test of the program in one of its own, as many at once as there are processors."""
+        names = self.run(program, "--list").stdout.split()
+        with ThreadPoolExecutor(processors()) as pool:
+            runs = [pool.submit(self.run, program, *args, name, timeout=timeout) for name in names]
+            done = [run.result() for run in runs]
+        failed = [one.returncode for one in done if one.returncode != 0]
+        output = "".join(one.stdout for one in done)
+        return subprocess.CompletedProcess([program, *args], failed[0] if failed else 0, output)
 
 
 if __name__ == "__main__":

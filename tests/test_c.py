@@ -3,7 +3,8 @@
 A program is tests/c/test_*.c, linked with csrc/{base,os,engine}. Variants: plain (debug
 assertions), asan (address and undefined-behaviour sanitizers), tsan (programs with a line
 ``/* tsan */`` near the top). PYKV_C_VARIANTS=plain,asan chooses some; PYKV_C_SEED=N repeats a
-run with the seed that a failure printed.
+run with the seed that a failure printed. The tests of a program with a line ``/* side by side */``
+there run at the same time: several long ones, each at work in one thread at a time.
 """
 
 import os
@@ -65,6 +66,8 @@ def test_program(source, c_variant):
     except c_build.BuildError as error:
         pytest.fail(str(error), pytrace=False)
     seed = os.environ.get("PYKV_C_SEED")
-    done = c_variant.run(program, *(["--seed", seed] if seed else []))
+    side_by_side = c_build.declares(source, "side by side")
+    run = c_variant.run_side_by_side if side_by_side else c_variant.run
+    done = run(program, *(["--seed", seed] if seed else []))
     if done.returncode != 0:
         pytest.fail(f"exit code {done.returncode}\n{done.stdout}", pytrace=False)

@@ -80,6 +80,17 @@ def test_a_program_that_hangs_is_ended_and_described(plain, hangs):
         assert "check_run_forked" in done.stdout
 
 
+def test_side_by_side_every_test_runs_and_one_failure_is_the_programs(plain, hangs):
+    for timeout in (1, 10, 100):
+        done = plain.run_side_by_side(hangs, "--seed", "5", timeout=timeout)
+        if "# hangs now" in done.stdout and "ok test_ends\n" in done.stdout:
+            break
+    assert done.returncode != 0
+    assert "ok test_ends\n" in done.stdout
+    assert "not ok test_hangs (signal 15)\n" in done.stdout
+    assert done.stdout.count("--seed 0x5\n") == 1
+
+
 def test_nothing_of_it_is_left(hangs):
     with subprocess.Popen(
         [hangs], stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -18,6 +18,7 @@
  *
  *     PYKV_C_CRASH=3   so many power cuts in a row (not 1 or 2), writes torn at every sector: minutes
  */
+/* side by side */
 #include "check.h"
 
 #include <pthread.h>

@@ -4,6 +4,7 @@
  * the store is opened undisturbed and must hold the model of what was acknowledged.  The one write
  * that was answered KV_ERR_FAILED first may be there too, whole.
  */
+/* side by side */
 #include "check.h"
 
 #include <errno.h>
