@@ -175,6 +175,8 @@ static void *worker_main(void *arg) {
     load(store);
     while (!atomic_load(&w->stopping)) {
         uint32_t word = atomic_load(&w->word);
+        kv_pool_touch(store->table.entries);
+        kv_pool_touch(store->table.arrays);
         uint64_t now_ns = kv_now_ns(), wait_ns = KV_FUTEX_FOREVER;
         if (kv_store_checkpoint_is_due(store, false)) {
             if (now_ns >= retry_ns && kv_store_checkpoint(store, NULL, NULL, NULL) < 0) {
@@ -222,7 +224,19 @@ void kv_worker_wake(kv_store *store) {
     kv_futex_wake(&store->worker.word, 1);
 }
 
+static void feed(void *arg) {
+    kv_worker_start(arg);
+    kv_worker_wake(arg);
+}
+
+void kv_worker_watch_pools(kv_store *store) {
+    kv_pool_on_hunger(store->table.entries, feed, store);
+    kv_pool_on_hunger(store->table.arrays, feed, store);
+}
+
 void kv_worker_stop(kv_store *store) {
+    kv_pool_on_hunger(store->table.entries, NULL, NULL);
+    kv_pool_on_hunger(store->table.arrays, NULL, NULL);
     if (!store->worker.runs)
         return;
     atomic_store(&store->worker.stopping, true);
