@@ -168,10 +168,19 @@ static void load(kv_store *store) {
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
 }
 
+/* Whoever wakes us goes on, and is not preempted by us when no other processor is idle. */
+static void let_others_go_first(void) {
+#ifdef SCHED_BATCH
+    struct sched_param none = {0};
+    pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
+#endif
+}
+
 static void *worker_main(void *arg) {
     kv_store *store = arg;
     kv_worker *w = &store->worker;
     uint64_t retry_ns = 0, swept_ns = 0;
+    let_others_go_first();
     load(store);
     while (!atomic_load(&w->stopping)) {
         uint32_t word = atomic_load(&w->word);
