@@ -500,8 +500,8 @@ static void tell_bucket(const kv_table *table, kv_shard *shard, kv_bucket *b) {
     }
 }
 
-/* The same for the next `count` buckets.  A shard as large as shards mostly become has KV_SHARD_BUCKETS_MAX of them;
- * what a larger one has beyond is left to its split. */
+/* The same for the next `count` buckets.  A larger array than shards mostly get has more of them than are gone through
+ * here: the rest is left to the split. */
 static void tell_some(const kv_table *table, kv_shard *shard, uint32_t count) {
     kv_array array = kv_shard_array(shard);
     kv_bucket *buckets = kv_array_buckets(array);
@@ -611,10 +611,12 @@ out:
 
 kv_status kv_shard_reserve(kv_table *table, kv_shard *shard, uint32_t more, kv_error *err) {
     uint64_t entries = (uint64_t)shard->count + more;
-    if (entries > NEARLY_FULL && shard->told < KV_SHARD_BUCKETS_MAX && shard->depth < KV_DEPTH_MAX)
-        tell_some(table, shard, more);
-    if (entries <= (uint64_t)kv_array_count(kv_shard_array(shard)) * KV_BUCKET_LOAD)
+    if (entries <= (uint64_t)kv_array_count(kv_shard_array(shard)) * KV_BUCKET_LOAD) {
+        if (entries > NEARLY_FULL && shard->told < KV_SHARD_BUCKETS_MAX &&
+            shard->depth < KV_DEPTH_MAX)
+            tell_some(table, shard, more);
         return KV_OK;
+    }
     if (entries > SHARD_ENTRIES_MAX && shard->depth < KV_DEPTH_MAX && shard->undo_clears == 0) {
         kv_status status = shard_split(table, shard, err);
         return status == KV_OK ? KV_BUSY : status;

@@ -425,6 +425,28 @@ static void test_a_full_shard_knows_its_halves(void) {
     kv_table_fini(&table);
 }
 
+/* A shard that grows, although it was about to split, has its entries in other buckets, some told of. */
+static void test_growing_while_nearly_full(void) {
+    kv_table table = table_make();
+    kv_error err;
+    unsigned grown = 0;
+    for (unsigned number = 0; number < 30000; number++) {
+        kv_bytes key = bytes_of(&number, sizeof number);
+        table_put(&table, key, (kv_bytes){0});
+        kv_shard *shard = kv_table_lock(&table, kv_table_hash(&table, key));
+        if (shard->told == 1 + grown % KV_SHARD_BUCKETS_MAX) {
+            CHECK_OK(kv_shard_grow(&table, shard, KV_SHARD_BUCKETS_MAX * KV_BUCKET_LOAD + 1, &err),
+                     &err);
+            CHECK_OK(kv_shard_verify(&table, shard, &err), &err);
+            grown++;
+        }
+        kv_shard_unlock(shard);
+    }
+    CHECK(grown > 10);
+    CHECK_EQ(table_check(&table), 30000);
+    kv_table_fini(&table);
+}
+
 /* Many inserts at once, as a batch asks for them: the shard splits until what it keeps has room. */
 static void test_reserving_many(void) {
     kv_table table = table_make();
@@ -590,5 +612,6 @@ static void test_threads(void) {
 CHECK_MAIN(TEST(test_hash_bits), TEST(test_array_counts), TEST(test_tags), TEST(test_ranges),
            TEST(test_collisions), TEST(test_overflow_counts_saturate), TEST(test_overflow_counts_fall),
            TEST(test_full_array), TEST(test_growth_has_an_end), TEST(test_against_a_model),
-           TEST(test_a_full_shard_knows_its_halves), TEST(test_reserving_many), TEST(test_splitting_without_memory),
+           TEST(test_a_full_shard_knows_its_halves),
+           TEST(test_growing_while_nearly_full), TEST(test_reserving_many), TEST(test_splitting_without_memory),
            TEST(test_split_divides_the_records), TEST(test_threads))
