@@ -244,13 +244,15 @@ void kv_worker_watch_pools(kv_store *store) {
 }
 
 void kv_worker_stop(kv_store *store) {
+    kv_worker *w = &store->worker;
+    if (w->runs) {
+        atomic_store(&w->stopping, true);
+        kv_worker_wake(store);
+        pthread_join(w->thread, NULL);
+        w->runs = false;
+        atomic_store(&w->stopping, false); /* for a checkpoint at close */
+    }
+    /* Not before: it allocates itself when it loads. */
     kv_pool_on_hunger(store->table.entries, NULL, NULL);
     kv_pool_on_hunger(store->table.arrays, NULL, NULL);
-    if (!store->worker.runs)
-        return;
-    atomic_store(&store->worker.stopping, true);
-    kv_worker_wake(store);
-    pthread_join(store->worker.thread, NULL);
-    store->worker.runs = false;
-    atomic_store(&store->worker.stopping, false); /* for a checkpoint at close */
 }

@@ -16,6 +16,6 @@ void kv_worker_start(kv_store *store);
 /* The store's pools call upon it when they want memory to be touched.  Before anybody else has the store. */
 void kv_worker_watch_pools(kv_store *store);
 void kv_worker_wake(kv_store *store);
-void kv_worker_stop(kv_store *store); /* waits for its end; none: nothing */
+void kv_worker_stop(kv_store *store); /* waits for its end; the pools call upon nobody any more */
 
 #endif
