@@ -84,3 +84,16 @@ void kv_mem_unmap(void *area, size_t size) {
     if (area != NULL)
         munmap(area, round_up(size, PAGE_SIZE));
 }
+
+void kv_mem_touch(void *page) {
+    /* A write, since reading would map a page of zeros that all share.  Not as C: a compiler may make a load of
+     * an atomic "or" with 0.  MADV_POPULATE_WRITE does the same under the lock of the whole address space, where a
+     * helper that is not scheduled for a while holds up whoever maps or unmaps anything. */
+#if defined(__x86_64__) || defined(__i386__)
+    __asm__ __volatile__("lock; orb $0, %0" : "+m"(*(char *)page) : : "cc");
+#elif defined(MADV_POPULATE_WRITE)
+    madvise(page, PAGE_SIZE, MADV_POPULATE_WRITE);
+#else
+    (void)page;
+#endif
+}

@@ -21,6 +21,10 @@ void kv_mem_free(void *block);                  /* NULL is allowed */
 void *kv_mem_map(size_t size, size_t alignment, bool huge);
 void kv_mem_unmap(void *area, size_t size);
 
+/* Makes the page of such an area resident that begins at `page`, if the system can.  Changes no byte, and may run
+ * while another thread writes there. */
+void kv_mem_touch(void *page);
+
 #ifdef KV_DEBUG
 /* The n-th request from now fails (0: the next), and with `from_then_on` every later one;
  * UINT64_MAX: none.  Returns how many requests were made since the last call. */

@@ -12,9 +12,13 @@
 #include "mem.h"
 
 #define SLAB_SIZE 65536u
-#define AREA_ALIGNMENT (2u << 20) /* a huge page */
+#define HUGE_PAGE (2u << 20)
+#define AREA_ALIGNMENT HUGE_PAGE
 #define AREA_SIZE_FIRST (256u << 10) /* of ordinary pages: a small store stays small */
 #define AREA_SIZE_MAX (64u << 20)
+#define TOUCH_AREA_SIZE_MIN (16u << 20) /* the pages of smaller areas are touched when they are used */
+#define TOUCH_PART 128u                 /* so much of the pool is touched ahead, in whole pages */
+#define TOUCH_SIZE_MAX (8 * HUGE_PAGE)
 #define MAGAZINE_SIZE 32u
 #define FINE_MAX 1024u /* classes in steps of 16 bytes up to here, then 8 a doubling */
 #define FINE_COUNT (FINE_MAX / 16)
@@ -67,12 +71,15 @@ struct kv_pool {
     _Atomic uint64_t references;
     _Atomic bool abandoned;
     _Atomic uint64_t bytes;
-    bool exclusive; /* changed only while one thread has the pool */
+    bool exclusive; /* these three change only while one thread has the pool */
+    void (*hungry)(void *arg);
+    void *hungry_arg;
     kv_mutex areas_mutex; /* guards what follows */
     area *areas;
     size_t next_area_size;
     char *fresh; /* the part of the newest area never cut into slabs */
     size_t fresh_size;
+    char *touch_next, *touch_end; /* of it: pages that are to be touched ahead */
     slab *free_slabs;
     large *large_blocks;
     large *kept[LARGE_KEPT]; /* free large blocks, for the next who wants such a size; NULL: none */
@@ -169,13 +176,55 @@ static bool grow_locked(kv_pool *pool) {
     pool->areas = a;
     pool->fresh = start;
     pool->fresh_size = size;
+    pool->touch_next = pool->touch_end = start;
     atomic_fetch_add_explicit(&pool->bytes, size, memory_order_relaxed);
     if (size < AREA_SIZE_MAX)
         pool->next_area_size = huge ? size * 2 : AREA_ALIGNMENT;
     return true;
 }
 
+static char *page_at_or_after(char *address) {
+    return address + (-(uintptr_t)address & (HUGE_PAGE - 1));
+}
+
+/* Asks for pages ahead when half of those asked for before are used up; true: the caller is to say so. */
+static bool ask_locked(kv_pool *pool) {
+    if (pool->hungry == NULL || pool->areas == NULL || pool->areas->size < TOUCH_AREA_SIZE_MIN)
+        return false;
+    size_t ahead = kv_pool_bytes(pool) / TOUCH_PART & ~(size_t)(HUGE_PAGE - 1);
+    ahead = ahead < HUGE_PAGE ? HUGE_PAGE : ahead > TOUCH_SIZE_MAX ? TOUCH_SIZE_MAX : ahead;
+    char *end = pool->fresh + pool->fresh_size, *from = page_at_or_after(pool->fresh);
+    if (pool->touch_end == end || pool->touch_end >= pool->fresh + ahead / 2)
+        return false;
+    if (from < pool->touch_end)
+        from = pool->touch_end;
+    pool->touch_end = (size_t)(end - from) > ahead ? from + ahead : end;
+    return true;
+}
+
+void kv_pool_on_hunger(kv_pool *pool, void (*hungry)(void *arg), void *arg) {
+    pool->hungry = hungry;
+    pool->hungry_arg = arg;
+}
+
+void kv_pool_touch(kv_pool *pool) {
+    for (;;) {
+        kv_mutex_lock(&pool->areas_mutex, KV_RANK_AREAS);
+        char *page = page_at_or_after(pool->fresh); /* what is behind it has been used already */
+        if (page < pool->touch_next)
+            page = pool->touch_next;
+        bool wanted = page < pool->touch_end;
+        if (wanted)
+            pool->touch_next = page + HUGE_PAGE;
+        kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
+        if (!wanted)
+            return;
+        kv_mem_touch(page); /* areas stay mapped, also when this one is full by now */
+    }
+}
+
 static slab *slab_take(kv_pool *pool) {
+    bool hungry = false;
     kv_mutex_lock(&pool->areas_mutex, KV_RANK_AREAS);
     slab *s = pool->free_slabs;
     if (s != NULL) {
@@ -184,8 +233,11 @@ static slab *slab_take(kv_pool *pool) {
         s = (slab *)(void *)pool->fresh;
         pool->fresh += SLAB_SIZE;
         pool->fresh_size -= SLAB_SIZE;
+        hungry = ask_locked(pool);
     }
     kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
+    if (hungry)
+        pool->hungry(pool->hungry_arg);
     return s;
 }
 

@@ -13,6 +13,10 @@
  *  - A pool lives until its last reference: the store's, or a pinned value's.
  *
  * Stripes exist so that threads seldom meet; the caller spreads (by hash, say).
+ *
+ * Who first writes to a huge page waits until the system has cleared it: 260 µs, and milliseconds in a virtual
+ * machine whose host has to find the memory first.  So a pool that has grown beyond some MiB asks to be touched
+ * ahead of its use.  If nobody does, or not in time, the pages are touched when they are used.
  */
 #ifndef KV_BASE_POOL_H
 #define KV_BASE_POOL_H
@@ -45,6 +49,13 @@ void kv_pool_free_many(kv_pool *pool, unsigned stripe, void *const *blocks, cons
  * instruction waits for all stores before it, and those go to memory that nobody has touched yet
   */
 void kv_pool_set_exclusive(kv_pool *pool, bool exclusive);
+
+/* `hungry` is called when fresh memory runs short that has been touched: once for some MiB, by an allocation, which
+ * holds its stripe's lock and perhaps the caller's.  It gets somebody else to call kv_pool_touch.  NULL: nobody.
+ * Changed only while one thread allocates. */
+void kv_pool_on_hunger(kv_pool *pool, void (*hungry)(void *arg), void *arg);
+/* Touches what was asked for; nothing: returns at once.  No lock is held while a page is touched. */
+void kv_pool_touch(kv_pool *pool);
 
 /* The pool that a block of `size` bytes belongs to. */
 kv_pool *kv_pool_of(const void *block, size_t size);

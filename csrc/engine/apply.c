@@ -125,7 +125,7 @@ static kv_status apply_clear(kv_table *table, kv_error *err) {
         kv_array_release(table, kv_shard_array(shard));
         if (!kv_shard_is_loaded(shard))
             atomic_fetch_sub_explicit(&table->unloaded, 1, memory_order_release);
-        atomic_store_explicit(&shard->array, empty, memory_order_relaxed);
+        kv_shard_set_array(shard, empty);
         shard->count = 0;
         shard->data_bytes = 0;
         shard->expiring = 0;

@@ -67,7 +67,7 @@ static void clear_link(kv_store *store, clearing *c, uint64_t lsn) {
         item->undo->clear.data_bytes = shard->data_bytes;
         item->undo->clear.count = shard->count;
         item->undo->clear.expiring = shard->expiring;
-        atomic_store_explicit(&shard->array, item->empty, memory_order_relaxed);
+        kv_shard_set_array(shard, item->empty);
         shard->count = 0;
         shard->data_bytes = 0;
         shard->expiring = 0;

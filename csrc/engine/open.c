@@ -381,6 +381,7 @@ kv_status kv_store_open_directory(kv_store *store, kv_error *err) {
         kv_lockfile_release(&store->lock_file);
         return status;
     }
+    kv_worker_watch_pools(store);
     kv_worker_start(store);
     return KV_OK;
 }
@@ -393,7 +394,10 @@ kv_status kv_store_open_memory(kv_store *store, kv_error *err) {
     if (result < 0)
         return kv_fail_sys(err, -result, "", "cannot draw random bytes");
     store->recovery.created = store->recovery.clean = true;
-    return kv_table_init(&store->table, *key, err);
+    kv_status status = kv_table_init(&store->table, *key, err);
+    if (status == KV_OK)
+        kv_worker_watch_pools(store);
+    return status;
 }
 
 kv_status kv_store_close(kv_store *store, kv_error *err) {

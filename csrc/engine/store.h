@@ -10,7 +10,7 @@
  *   clear.c     all at once
  *   snapshot.c  snapshots and cursors
  *   save.c      checkpoints and backups of the running store
- *   worker.c    the thread behind an open store: loads, checkpoints, sweeps what has expired
+ *   worker.c    the thread behind an open store: loads, checkpoints, sweeps what has expired, touches memory ahead
  *   limit.c     the bound on memory
  *   stats.c     statistics, and the walk that verifies
  *

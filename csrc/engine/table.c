@@ -6,7 +6,9 @@
 
 #define SHARD_ENTRIES_MAX (KV_SHARD_BUCKETS_MAX * KV_BUCKET_LOAD)
 #define ARRAY_CODE_MAX 30u /* 65,536 buckets: more than 16 bits of hash tell apart is of no use */
-#define PREFETCH_AHEAD 16u
+/* From here on each insert looks at one bucket for the split to come: in time, and some inserts to spare. */
+#define NEARLY_FULL (SHARD_ENTRIES_MAX - KV_SHARD_BUCKETS_MAX - 16u)
+#define PREFETCH_BUCKETS 4u
 #define ARRAY_STRIPE 0u /* growing is too rare to meet at */
 
 /* ---- Arrays of buckets ----------------------------------------------------------------------- */
@@ -93,8 +95,8 @@ static void set_slot(kv_bucket *b, unsigned slot, uint8_t tag, uint64_t word) {
     atomic_store_explicit(&b->tags, tags, memory_order_relaxed);
 }
 
-/* There must be a free slot. */
-static void array_insert(kv_array array, uint32_t bucket_bits, uint8_t tag, kv_entry *e) {
+/* There must be a free slot.  `e`: the entry's address, perhaps with low bits of a slot. */
+static void array_insert(kv_array array, uint32_t bucket_bits, uint8_t tag, uint64_t e) {
     kv_bucket *buckets = kv_array_buckets(array);
     uint32_t count = kv_array_count(array);
     uint32_t index = kv_bucket_index(bucket_bits, count);
@@ -104,7 +106,7 @@ static void array_insert(kv_array array, uint32_t bucket_bits, uint8_t tag, kv_e
         uint64_t free_slots = kv_tags_match(tags, 0);
         if (free_slots != 0) {
             set_slot(b, (unsigned)__builtin_ctzll(free_slots) / 8, tag,
-                     (uint64_t)(uintptr_t)e | (uint64_t)bucket_bits << 48);
+                     e | (uint64_t)bucket_bits << 48);
             return;
         }
         count_passed(b, +1);
@@ -113,7 +115,7 @@ static void array_insert(kv_array array, uint32_t bucket_bits, uint8_t tag, kv_e
 }
 
 void kv_array_insert(kv_array array, uint64_t hash, kv_entry *entry) {
-    array_insert(array, kv_hash_bucket_bits(hash), kv_hash_tag(hash), entry);
+    array_insert(array, kv_hash_bucket_bits(hash), kv_hash_tag(hash), (uint64_t)(uintptr_t)entry);
 }
 
 void kv_array_visit(kv_array array, void (*visit)(void *arg, kv_entry *entry), void *arg) {
@@ -136,8 +138,37 @@ static void add_expiry(kv_shard *shard, const kv_entry *e) {
         shard->next_expiry = expiry;
 }
 
+/* Half of the shard's range that the hash is in, as a slot says it. */
+static uint64_t half_of(const kv_shard *shard, uint64_t hash) {
+    return KV_SLOT_TOLD | ((hash >> (63 - shard->depth) & 1) != 0 ? KV_SLOT_UPPER : 0);
+}
+
+static void add_upper(kv_shard *shard, const kv_entry *e) {
+    shard->upper_count++;
+    shard->upper_bytes += kv_entry_data_size(e);
+    shard->upper_expiring += e->expires;
+}
+
+static void subtract_upper(kv_shard *shard, const kv_entry *e) {
+    shard->upper_count--;
+    shard->upper_bytes -= kv_entry_data_size(e);
+    shard->upper_expiring -= e->expires;
+}
+
+static void forget_upper(kv_shard *shard) {
+    shard->told = 0;
+    shard->upper_count = shard->upper_expiring = 0;
+    shard->upper_bytes = 0;
+}
+
 void kv_shard_insert(kv_shard *shard, uint64_t hash, kv_entry *entry) {
-    kv_array_insert(kv_shard_array(shard), hash, entry);
+    /* Once some buckets were gone through, what comes into them must be told of, too. */
+    uint64_t half = shard->told != 0 ? half_of(shard, hash) : 0;
+    assert(((uintptr_t)entry & 15) == 0);
+    array_insert(kv_shard_array(shard), kv_hash_bucket_bits(hash), kv_hash_tag(hash),
+                 (uint64_t)(uintptr_t)entry | half);
+    if (half & KV_SLOT_UPPER)
+        add_upper(shard, entry);
     shard->count++;
     shard->data_bytes += kv_entry_data_size(entry);
     if (entry->expires)
@@ -151,8 +182,12 @@ void kv_shard_replace(kv_shard *shard, kv_place place, kv_entry *entry) {
     shard->expiring -= old->expires;
     if (entry->expires)
         add_expiry(shard, entry);
+    if (word & KV_SLOT_UPPER) {
+        subtract_upper(shard, old);
+        add_upper(shard, entry);
+    }
     atomic_store_explicit(&place.bucket->slots[place.slot],
-                          (word & ~UINT64_C(0xffffffffffff)) | (uint64_t)(uintptr_t)entry,
+                          word ^ (uint64_t)(uintptr_t)old ^ (uint64_t)(uintptr_t)entry,
                           memory_order_relaxed);
 }
 
@@ -166,9 +201,24 @@ void kv_shard_remove(kv_shard *shard, uint64_t hash, kv_place place) {
     shard->data_bytes -= kv_entry_data_size(old);
     shard->expiring -= old->expires;
     shard->count--;
+    if (word & KV_SLOT_UPPER)
+        subtract_upper(shard, old);
     set_slot(place.bucket, place.slot, 0, 0);
     for (; &buckets[index] != place.bucket; index = index + 1 == count ? 0 : index + 1)
         count_passed(&buckets[index], -1);
+}
+
+void kv_shard_set_array(kv_shard *shard, kv_array array) {
+    kv_bucket *buckets = kv_array_buckets(array);
+    /* What is told in one that comes back from an undo record is in no sum any more. */
+    for (uint32_t i = 0; i < kv_array_count(array); i++)
+        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
+            uint64_t word = atomic_load_explicit(&buckets[i].slots[slot], memory_order_relaxed);
+            atomic_store_explicit(&buckets[i].slots[slot],
+                                  word & ~(KV_SLOT_TOLD | KV_SLOT_UPPER), memory_order_relaxed);
+        }
+    forget_upper(shard);
+    atomic_store_explicit(&shard->array, array, memory_order_relaxed);
 }
 
 /* Moves the shard into an array of another size; its slots know enough to touch no entry. */
@@ -193,10 +243,11 @@ kv_status kv_shard_grow(kv_table *table, kv_shard *shard, uint64_t entries, kv_e
             uint8_t tag = (uint8_t)(tags >> (8 * slot));
             uint64_t word = atomic_load_explicit(&buckets[i].slots[slot], memory_order_relaxed);
             if (tag != 0)
-                array_insert(new, (uint32_t)(word >> 48), tag, kv_slot_entry(word));
+                array_insert(new, (uint32_t)(word >> 48), tag, word & (UINT64_MAX >> 16));
         }
     }
     atomic_store_explicit(&shard->array, new, memory_order_relaxed);
+    shard->told = 0; /* slots keep what they know, but in other buckets */
     kv_array_free(table, old);
     return KV_OK;
 }
@@ -245,7 +296,7 @@ static kv_status directory_add(kv_table *table, kv_shard *shard, kv_error *err) 
 
 static void shard_init(kv_shard *shard, uint64_t range_start, uint32_t depth, kv_array array) {
     memset(shard, 0, sizeof *shard);
-    shard->depth = depth;
+    shard->depth = (uint8_t)depth;
     shard->range_start = range_start;
     atomic_init(&shard->array, array);
 }
@@ -421,19 +472,57 @@ void kv_table_fini(kv_table *table) {
 
 /* ---- Splitting -------------------------------------------------------------------------------- */
 
-typedef struct moved {
-    kv_entry *entry;
-    uint64_t hash;
-} moved;
+static bool is_untold(uint64_t tags, unsigned slot, uint64_t word) {
+    return (tags >> (8 * slot) & 0xff) != 0 && (word & KV_SLOT_TOLD) == 0;
+}
 
-typedef struct gatherer {
-    moved *items;
-    size_t count;
-} gatherer;
+static void prefetch_untold(const kv_bucket *b) {
+    uint64_t tags = atomic_load_explicit(&b->tags, memory_order_relaxed);
+    for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
+        uint64_t word = atomic_load_explicit(&b->slots[slot], memory_order_relaxed);
+        if (is_untold(tags, slot, word))
+            __builtin_prefetch(kv_slot_entry(word));
+    }
+}
 
-static void gather(void *arg, kv_entry *e) {
-    gatherer *g = arg;
-    g->items[g->count++].entry = e;
+/* Notes for the bucket's entries in which half they are. */
+static void tell_bucket(const kv_table *table, kv_shard *shard, kv_bucket *b) {
+    uint64_t tags = atomic_load_explicit(&b->tags, memory_order_relaxed);
+    for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
+        uint64_t word = atomic_load_explicit(&b->slots[slot], memory_order_relaxed);
+        if (!is_untold(tags, slot, word))
+            continue;
+        kv_entry *e = kv_slot_entry(word);
+        uint64_t half = half_of(shard, kv_table_hash(table, kv_entry_key(e)));
+        if (half & KV_SLOT_UPPER)
+            add_upper(shard, e);
+        atomic_store_explicit(&b->slots[slot], word | half, memory_order_relaxed);
+    }
+}
+
+/* The same for the next `count` buckets.  A larger array than shards mostly get has more of them than are gone through
+ * here: the rest is left to the split. */
+static void tell_some(const kv_table *table, kv_shard *shard, uint32_t count) {
+    kv_array array = kv_shard_array(shard);
+    kv_bucket *buckets = kv_array_buckets(array);
+    uint32_t end = kv_array_count(array);
+    end = end < KV_SHARD_BUCKETS_MAX ? end : KV_SHARD_BUCKETS_MAX;
+    for (; count > 0 && shard->told < end; count--) {
+        prefetch_untold(&buckets[shard->told]);
+        tell_bucket(table, shard, &buckets[shard->told++]);
+    }
+}
+
+static void tell_all(const kv_table *table, kv_shard *shard) {
+    kv_array array = kv_shard_array(shard);
+    kv_bucket *buckets = kv_array_buckets(array);
+    uint32_t end = kv_array_count(array);
+    for (uint32_t i = shard->told; i < end + PREFETCH_BUCKETS; i++) {
+        if (i < end)
+            prefetch_untold(&buckets[i]);
+        if (i >= shard->told + PREFETCH_BUCKETS)
+            tell_bucket(table, shard, &buckets[i - PREFETCH_BUCKETS]);
+    }
 }
 
 /* Gives each half its own undo records, in their order. */
@@ -459,57 +548,41 @@ static void split_undo(kv_shard *left, kv_shard *right) {
 /* Half of the locked shard's range, with its entries and records, becomes a shard of its own.
  * Nothing is changed unless all memory could be had. */
 static kv_status shard_split(kv_table *table, kv_shard *shard, kv_error *err) {
-    moved local[SHARD_ENTRIES_MAX];
-    moved *items = local;
-    if (shard->count > SHARD_ENTRIES_MAX) {
-        items = kv_mem_alloc(shard->count * sizeof *items);
-        if (items == NULL)
-            return kv_fail_nomem(err, shard->count * sizeof *items);
-    }
-    gatherer g = {items, 0};
-    kv_array_visit(kv_shard_array(shard), gather, &g);
-    assert(g.count == shard->count);
-
-    uint32_t depth = shard->depth + 1;
+    tell_all(table, shard);
+    uint32_t depth = shard->depth + 1u;
     uint64_t right_start = shard->range_start | UINT64_C(1) << (64 - depth);
-    uint64_t right_bytes = 0;
-    uint32_t right_expiring = 0;
-    size_t right_count = 0;
-    for (size_t i = 0; i < g.count; i++) {
-        if (i + PREFETCH_AHEAD < g.count)
-            __builtin_prefetch(items[i + PREFETCH_AHEAD].entry);
-        kv_entry *e = items[i].entry;
-        items[i].hash = kv_table_hash(table, kv_entry_key(e));
-        if (items[i].hash >= right_start) {
-            right_count++;
-            right_bytes += kv_entry_data_size(e);
-            right_expiring += e->expires;
-        }
-    }
+    uint32_t right_count = shard->upper_count, left_count = shard->count - right_count;
     /* Both arrays get their full size at once.  Shards fill up at the same pace, so smaller arrays would
      * all be outgrown at about the same time, and the memory that they leave behind is of a size that
      * nobody needs then: measured, 10 bytes an item. */
-    size_t left_count = g.count - right_count;
     kv_status status = KV_OK;
     kv_shard *right = shard_create(table, right_start, depth,
                                    right_count > SHARD_ENTRIES_MAX ? right_count
                                                                    : SHARD_ENTRIES_MAX);
-    kv_array left_array = kv_array_create(
-        table, (uint32_t)(left_count > SHARD_ENTRIES_MAX ? left_count : SHARD_ENTRIES_MAX));
+    kv_array left_array =
+        kv_array_create(table, left_count > SHARD_ENTRIES_MAX ? left_count : SHARD_ENTRIES_MAX);
     if (right == NULL || left_array == 0) {
         status = kv_fail_nomem(err, KV_SHARD_BUCKETS_MAX * sizeof(kv_bucket));
         goto out;
     }
-    for (size_t i = 0; i < g.count; i++)
-        array_insert(items[i].hash >= right_start ? kv_shard_array(right) : left_array,
-                     kv_hash_bucket_bits(items[i].hash), kv_hash_tag(items[i].hash),
-                     items[i].entry);
-    right->count = (uint32_t)right_count;
-    right->data_bytes = right_bytes;
+    kv_array old = kv_shard_array(shard);
+    kv_bucket *buckets = kv_array_buckets(old);
+    for (uint32_t i = 0; i < kv_array_count(old); i++) {
+        uint64_t tags = atomic_load_explicit(&buckets[i].tags, memory_order_relaxed);
+        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
+            uint8_t tag = (uint8_t)(tags >> (8 * slot));
+            uint64_t word = atomic_load_explicit(&buckets[i].slots[slot], memory_order_relaxed);
+            if (tag != 0)
+                array_insert(word & KV_SLOT_UPPER ? kv_shard_array(right) : left_array,
+                             (uint32_t)(word >> 48), tag, (uint64_t)(uintptr_t)kv_slot_entry(word));
+        }
+    }
+    right->count = right_count;
+    right->data_bytes = shard->upper_bytes;
+    right->expiring = shard->upper_expiring;
     right->last_lsn = shard->last_lsn;
     right->pruned_lsn = shard->pruned_lsn;
     right->merged_lsn = shard->merged_lsn;
-    right->expiring = right_expiring;
     right->next_expiry = shard->next_expiry;
     /* The right half must not be found before it has its undo records, and those may leave the left
      * half only when nothing can fail any more: so lock it, publish it, then fill it. */
@@ -517,11 +590,11 @@ static kv_status shard_split(kv_table *table, kv_shard *shard, kv_error *err) {
     status = directory_add(table, right, err);
     if (status == KV_OK) {
         split_undo(shard, right);
-        kv_array old = kv_shard_array(shard);
-        shard->depth = depth;
-        shard->count = (uint32_t)left_count;
-        shard->data_bytes -= right_bytes;
-        shard->expiring -= right_expiring;
+        shard->depth = (uint8_t)depth;
+        shard->count = left_count;
+        shard->data_bytes -= shard->upper_bytes;
+        shard->expiring -= shard->upper_expiring;
+        forget_upper(shard);
         atomic_store_explicit(&shard->array, left_array, memory_order_relaxed);
         left_array = 0;
         kv_array_free(table, old);
@@ -533,15 +606,17 @@ out:
     if (right != NULL)
         shard_destroy(table, right);
     kv_array_free(table, left_array);
-    if (items != local)
-        kv_mem_free(items);
     return status;
 }
 
 kv_status kv_shard_reserve(kv_table *table, kv_shard *shard, uint32_t more, kv_error *err) {
     uint64_t entries = (uint64_t)shard->count + more;
-    if (entries <= (uint64_t)kv_array_count(kv_shard_array(shard)) * KV_BUCKET_LOAD)
+    if (entries <= (uint64_t)kv_array_count(kv_shard_array(shard)) * KV_BUCKET_LOAD) {
+        if (entries > NEARLY_FULL && shard->told < KV_SHARD_BUCKETS_MAX &&
+            shard->depth < KV_DEPTH_MAX)
+            tell_some(table, shard, more);
         return KV_OK;
+    }
     if (entries > SHARD_ENTRIES_MAX && shard->depth < KV_DEPTH_MAX && shard->undo_clears == 0) {
         kv_status status = shard_split(table, shard, err);
         return status == KV_OK ? KV_BUSY : status;
@@ -562,6 +637,7 @@ kv_status kv_shard_verify(kv_table *table, kv_shard *shard, kv_error *err) {
         return shard->undo == NULL ? KV_OK
                                    : broken(err, shard, "it is not loaded, but was changed");
     uint32_t expiring = 0;
+    kv_shard upper = {0}; /* its sums only */
     kv_bucket *buckets = kv_array_buckets(array);
     uint32_t count = 0;
     uint64_t data_bytes = 0;
@@ -584,6 +660,10 @@ kv_status kv_shard_verify(kv_table *table, kv_shard *shard, kv_error *err) {
                 return broken(err, shard, "a slot does not fit its entry");
             if (kv_array_find(array, hash, kv_entry_key(e), &place) != e)
                 return broken(err, shard, "an entry is not found under its key");
+            if ((word & KV_SLOT_TOLD) != 0 && (word & 3) != half_of(shard, hash))
+                return broken(err, shard, "a slot does not fit its entry's half");
+            if (word & KV_SLOT_UPPER)
+                add_upper(&upper, e);
             if (atomic_load(&e->references) == 0)
                 return broken(err, shard, "an entry has no references");
             if (e->expires && (shard->expiring == 0 || kv_entry_expiry(e) < shard->next_expiry))
@@ -593,6 +673,9 @@ kv_status kv_shard_verify(kv_table *table, kv_shard *shard, kv_error *err) {
             data_bytes += kv_entry_data_size(e);
         }
     }
+    if (upper.upper_count != shard->upper_count || upper.upper_bytes != shard->upper_bytes ||
+        upper.upper_expiring != shard->upper_expiring)
+        return broken(err, shard, "its counts of its upper half are wrong");
     if (count != shard->count || data_bytes != shard->data_bytes || expiring != shard->expiring)
         return broken(err, shard, "its counts are wrong");
     uint64_t lsn = UINT64_MAX;

@@ -17,6 +17,11 @@
  * shard touches no entry, and a lookup touches a wrong one once in millions of times.  A free slot has tag
  * and address 0, but its upper bits may remember an evicted key (evict.h).
  *
+ * The bit of the hash that a split divides by does not stand there.  So that no single insert has to touch
+ * hundreds of entries, each insert into a shard that is nearly full looks that bit up for the entries of
+ * one bucket, and notes it in the low bits of their slots (entries are 16-byte aligned): when the shard is full, all is
+ * told already.  The shard adds up what the entries told of have in its upper half.
+ *
  * Words of the directory, of arrays and of buckets are atomics, although writers hold the lock: the
  * prefetching pass of kv_get_many peeks at them without it and follows nothing that it sees there.
  */
@@ -34,6 +39,10 @@
 #define KV_DEPTH_MIN 4u
 #define KV_DEPTH_MAX 26u /* beyond, shards grow instead: a directory of 2^26 words is 512 MiB */
 
+/* The low bits of a slot. */
+#define KV_SLOT_TOLD UINT64_C(1)  /* the next bit is known */
+#define KV_SLOT_UPPER UINT64_C(2) /* the entry is of the upper half of the shard's range */
+
 typedef struct kv_bucket {
     _Atomic uint64_t tags; /* bytes 0..6: tag of each slot, 0 for a free one; byte 7: how many
                               entries probed past this bucket, 255 for "many, for ever" */
@@ -49,7 +58,8 @@ typedef struct kv_undo kv_undo; /* undo.h */
 
 typedef struct kv_shard {
     _Alignas(64) kv_mutex mutex; /* guards all below; `array` may be peeked at */
-    uint32_t depth;              /* it owns hashes that equal range_start in so many upper bits */
+    uint8_t depth;               /* it owns hashes that equal range_start in so many upper bits */
+    uint8_t told;                /* so many buckets, the first ones, were gone through for the split to come */
     _Atomic kv_array array;
     uint64_t range_start;
     kv_undo *undo;         /* newest first */
@@ -69,9 +79,12 @@ typedef struct kv_shard {
     uint32_t hand;            /* this and what follows: evict.h */
     uint8_t queue_first, queue_count;
     uint16_t queue[KV_EVICT_QUEUE];
+    /* third line: of the entries whose slots say KV_SLOT_UPPER; touched only when the shard is nearly full */
+    uint64_t upper_bytes;
+    uint32_t upper_count, upper_expiring;
 } kv_shard;
 static_assert(offsetof(kv_shard, undo_oldest_lsn) == 64, "a lookup touches one line");
-static_assert(sizeof(kv_shard) == 128, "two lines");
+static_assert(offsetof(kv_shard, upper_bytes) == 128, "a write mostly touches no third one");
 
 /* A shard that is not in memory yet has no bucket array (the word is 0); count, data_bytes, expiring and
  * next_expiry are right all the same.  It has never been changed since the checkpoint, so it has no undo.  Loading
@@ -154,6 +167,9 @@ void kv_shard_insert(kv_shard *shard, uint64_t hash, kv_entry *entry);
 void kv_shard_replace(kv_shard *shard, kv_place place, kv_entry *entry);
 void kv_shard_remove(kv_shard *shard, uint64_t hash, kv_place place);
 
+/* Puts another array into the locked shard, whose counts are then for the caller to set. */
+void kv_shard_set_array(kv_shard *shard, kv_array array);
+
 /* An empty array (for clear), owned by the caller; 0 when there is no memory. */
 kv_array kv_array_create(kv_table *table, uint32_t entries);
 /* The array of a shard with so many entries: as large as a split would have made it. */
@@ -194,7 +210,7 @@ static inline uint8_t kv_hash_tag(uint64_t hash) {
 }
 
 static inline kv_entry *kv_slot_entry(uint64_t slot) {
-    return (kv_entry *)(uintptr_t)(slot & UINT64_C(0xffffffffffff));
+    return (kv_entry *)(uintptr_t)(slot & UINT64_C(0xfffffffffff0));
 }
 
 /* The high bit of each of the lower seven bytes of `tags` that may equal `tag` (the lowest one set

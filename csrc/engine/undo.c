@@ -247,7 +247,7 @@ static void undo_clear(kv_table *table, kv_shard *shard, kv_undo *r) {
     /* What was put after the clear has been undone before: the present array is empty. */
     assert(shard->count == 0);
     kv_array_free(table, kv_shard_array(shard));
-    atomic_store_explicit(&shard->array, r->clear.array, memory_order_relaxed);
+    kv_shard_set_array(shard, r->clear.array);
     shard->count = r->clear.count;
     shard->data_bytes = r->clear.data_bytes;
     shard->expiring = r->clear.expiring;

@@ -168,16 +168,27 @@ static void load(kv_store *store) {
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
 }
 
+/* Whoever wakes us goes on, and is not preempted by us when no other processor is idle. */
+static void let_others_go_first(void) {
+#ifdef SCHED_BATCH
+    struct sched_param none = {0};
+    pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
+#endif
+}
+
 static void *worker_main(void *arg) {
     kv_store *store = arg;
     kv_worker *w = &store->worker;
     uint64_t retry_ns = 0, swept_ns = 0;
+    let_others_go_first();
     load(store);
     for (;;) {
         /* Before all that a change of it tells of, the end too: or that is not seen, and slept through. */
         uint32_t word = atomic_load(&w->word);
         if (atomic_load(&w->stopping))
             return NULL;
+        kv_pool_touch(store->table.entries);
+        kv_pool_touch(store->table.arrays);
         uint64_t now_ns = kv_now_ns(), wait_ns = KV_FUTEX_FOREVER;
         if (kv_store_checkpoint_is_due(store, false)) {
             if (now_ns >= retry_ns && kv_store_checkpoint(store, NULL, NULL, NULL) < 0) {
@@ -224,12 +235,26 @@ void kv_worker_wake(kv_store *store) {
     kv_futex_wake(&store->worker.word, 1);
 }
 
+static void feed(void *arg) {
+    kv_worker_start(arg);
+    kv_worker_wake(arg);
+}
+
+void kv_worker_watch_pools(kv_store *store) {
+    kv_pool_on_hunger(store->table.entries, feed, store);
+    kv_pool_on_hunger(store->table.arrays, feed, store);
+}
+
 void kv_worker_stop(kv_store *store) {
-    if (!store->worker.runs)
-        return;
-    atomic_store(&store->worker.stopping, true);
-    kv_worker_wake(store);
-    pthread_join(store->worker.thread, NULL);
-    store->worker.runs = false;
-    atomic_store(&store->worker.stopping, false); /* for a checkpoint at close */
+    kv_worker *w = &store->worker;
+    if (w->runs) {
+        atomic_store(&w->stopping, true);
+        kv_worker_wake(store);
+        pthread_join(w->thread, NULL);
+        w->runs = false;
+        atomic_store(&w->stopping, false); /* for a checkpoint at close */
+    }
+    /* Not before: it allocates itself when it loads. */
+    kv_pool_on_hunger(store->table.entries, NULL, NULL);
+    kv_pool_on_hunger(store->table.arrays, NULL, NULL);
 }

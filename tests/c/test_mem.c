@@ -82,4 +82,20 @@ static void test_requests_that_fail(void) {
     }
 }
 
-CHECK_MAIN(TEST(test_heap), TEST(test_mappings), TEST(test_requests_that_fail))
+/* Touching a page changes nothing, whether it has been used or not. */
+static void test_touching(void) {
+    enum { SIZE = 2 << 20 };
+    uint8_t *area = kv_mem_map(SIZE, SIZE, true);
+    CHECK(area != NULL);
+    kv_mem_touch(area);
+    check_zero(area, SIZE);
+    for (unsigned byte = 0; byte < 256; byte++) {
+        area[0] = (uint8_t)byte;
+        kv_mem_touch(area);
+        CHECK_EQ(area[0], byte);
+    }
+    check_zero(area + 1, SIZE - 1);
+    kv_mem_unmap(area, SIZE);
+}
+
+CHECK_MAIN(TEST(test_heap), TEST(test_mappings), TEST(test_touching), TEST(test_requests_that_fail))

@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include <stdatomic.h>
+#include <sys/mman.h>
 
 #include "base/mem.h"
 #include "base/pool.h"
@@ -305,8 +306,95 @@ static void test_threads(void) {
     kv_pool_release(s.pool);
 }
 
+/* ---- Memory ahead of its use ------------------------------------------------------------------------------ */
+
+#define HUGE_PAGE ((uintptr_t)2 << 20)
+
+static void count_call(void *arg) {
+    ++*(unsigned *)arg;
+}
+
+static bool is_resident(uintptr_t page) {
+    unsigned char state = 0;
+    CHECK_EQ(mincore((void *)page, 1, (void *)&state), 0);
+    return state & 1;
+}
+
+static void test_touching_ahead(void) {
+    enum { BLOCK = 8000, BLOCKS = 12000 };
+    kv_pool *pool = kv_pool_create();
+    unsigned calls = 0, before = 0;
+    kv_pool_touch(pool); /* nothing is asked for */
+    kv_pool_on_hunger(pool, count_call, &calls);
+    for (unsigned i = 0; i < BLOCKS; i++) {
+        char *block = kv_pool_alloc(pool, 0, BLOCK);
+        CHECK(block != NULL);
+        memset(block, 1, BLOCK);
+        if (calls == 0)
+            CHECK(kv_pool_bytes(pool) < 40 << 20);
+        if (calls == before)
+            continue;
+        CHECK_EQ(calls, ++before);
+        CHECK(kv_pool_bytes(pool) > 16 << 20); /* a small store stays small */
+        if (calls % 2 == 0)
+            continue; /* nobody comes: the pages are touched when they are used */
+        uintptr_t next = ((uintptr_t)block | (HUGE_PAGE - 1)) + 1;
+        CHECK(!is_resident(next));
+        kv_pool_touch(pool);
+        CHECK(is_resident(next));
+    }
+    CHECK(calls > 20); /* for about each 2 MiB */
+    CHECK(calls < 60);
+    kv_pool_on_hunger(pool, NULL, NULL);
+    for (unsigned i = 0; i < 2000; i++)
+        CHECK(kv_pool_alloc(pool, 0, BLOCK) != NULL);
+    CHECK_EQ(calls, before);
+    kv_pool_touch(pool);
+    kv_pool_release(pool);
+}
+
+typedef struct feeding {
+    kv_pool *pool;
+    _Atomic unsigned calls, growing;
+} feeding;
+
+static void note_hunger(void *arg) {
+    atomic_fetch_add(&((feeding *)arg)->calls, 1);
+}
+
+static void grow(worker *me) {
+    enum { BLOCKS = 6000 };
+    feeding *f = me->shared;
+    block *blocks = calloc(BLOCKS, sizeof *blocks);
+    for (unsigned i = 0; i < BLOCKS; i++)
+        blocks[i] = block_make(f->pool, me->id, 8000, (uint8_t)random_next(&me->random));
+    for (unsigned i = 0; i < BLOCKS; i++)
+        block_end(f->pool, &blocks[i]); /* nobody wrote into it */
+    free(blocks);
+    atomic_fetch_sub(&f->growing, 1);
+}
+
+static void feed(worker *me) {
+    feeding *f = me->shared;
+    while (atomic_load(&f->growing) > 0)
+        kv_pool_touch(f->pool);
+}
+
+static void test_touching_while_it_grows(void) {
+    feeding f = {.pool = kv_pool_create(), .growing = 2};
+    crew crew = {0};
+    kv_pool_on_hunger(f.pool, note_hunger, &f);
+    crew_add(&crew, grow, &f);
+    crew_add(&crew, grow, &f);
+    crew_add(&crew, feed, &f);
+    crew_add(&crew, feed, &f);
+    crew_join(&crew);
+    CHECK(atomic_load(&f.calls) > 10);
+    kv_pool_release(f.pool);
+}
+
 CHECK_MAIN(TEST(test_every_size), TEST(test_full_slabs), TEST(test_large_blocks),
            TEST(test_random_blocks), TEST(test_slabs_change_their_size),
            TEST(test_free_blocks_are_not_written), TEST(test_many_at_once), TEST(test_no_memory),
            TEST(test_it_lives_until_the_last_reference), TEST(test_abandoned), TEST(test_exclusive),
-           TEST(test_threads))
+           TEST(test_threads), TEST(test_touching_ahead), TEST(test_touching_while_it_grows))

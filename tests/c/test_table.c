@@ -375,6 +375,78 @@ static void test_against_a_model(void) {
     kv_table_fini(&table);
 }
 
+/* How many of the shard's entries are not told of yet. */
+static unsigned untold(const kv_shard *shard) {
+    unsigned count = 0;
+    kv_bucket *buckets = kv_array_buckets(kv_shard_array(shard));
+    for (uint32_t i = 0; i < kv_array_count(kv_shard_array(shard)); i++)
+        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
+            uint64_t word = atomic_load(&buckets[i].slots[slot]);
+            count += kv_slot_entry(word) != NULL && (word & KV_SLOT_TOLD) == 0;
+        }
+    return count;
+}
+
+/* When a shard is full, its inserts have looked at all entries already, whatever else went on meanwhile: the split
+ * touches none.  table_check compares the sums. */
+static void test_a_full_shard_knows_its_halves(void) {
+    enum { FULL = KV_SHARD_BUCKETS_MAX * KV_BUCKET_LOAD };
+    kv_table table = table_make();
+    kv_error err;
+    check_random random = random_stream(9);
+    unsigned splits = 0, next = 0;
+    while (splits < 100) {
+        unsigned number = next++;
+        kv_bytes key = bytes_of(&number, sizeof number);
+        uint64_t hash = kv_table_hash(&table, key);
+        kv_shard *shard = kv_table_lock(&table, hash);
+        if (shard->count == FULL) {
+            CHECK_EQ(untold(shard), 0);
+            CHECK_STATUS(kv_shard_reserve(&table, shard, 1, &err), KV_BUSY, &err);
+            CHECK(shard->told == 0 && untold(shard) == shard->count);
+            splits++;
+        } else {
+            CHECK_OK(kv_shard_reserve(&table, shard, 1, &err), &err);
+            kv_shard_insert(shard, hash,
+                            kv_entry_create_expiring(table.entries, hash, key,
+                                                     (kv_bytes){(const uint8_t *)"12345", number % 6},
+                                                     number % 3 == 0 ? number + 1 : 0));
+        }
+        kv_shard_unlock(shard);
+        number = (unsigned)random_below(&random, next);
+        if (next % 8 == 0)
+            table_delete(&table, key);
+        else if (next % 8 == 1) /* replaced, if it is there */
+            table_put(&table, key, bytes_of(&splits, next % 4));
+        if (next % 1000 == 0)
+            table_check(&table);
+    }
+    table_check(&table);
+    kv_table_fini(&table);
+}
+
+/* A shard that grows, although it was about to split, has its entries in other buckets, some told of. */
+static void test_growing_while_nearly_full(void) {
+    kv_table table = table_make();
+    kv_error err;
+    unsigned grown = 0;
+    for (unsigned number = 0; number < 30000; number++) {
+        kv_bytes key = bytes_of(&number, sizeof number);
+        table_put(&table, key, (kv_bytes){0});
+        kv_shard *shard = kv_table_lock(&table, kv_table_hash(&table, key));
+        if (shard->told == 1 + grown % KV_SHARD_BUCKETS_MAX) {
+            CHECK_OK(kv_shard_grow(&table, shard, KV_SHARD_BUCKETS_MAX * KV_BUCKET_LOAD + 1, &err),
+                     &err);
+            CHECK_OK(kv_shard_verify(&table, shard, &err), &err);
+            grown++;
+        }
+        kv_shard_unlock(shard);
+    }
+    CHECK(grown > 10);
+    CHECK_EQ(table_check(&table), 30000);
+    kv_table_fini(&table);
+}
+
 /* Many inserts at once, as a batch asks for them: the shard splits until what it keeps has room. */
 static void test_reserving_many(void) {
     kv_table table = table_make();
@@ -540,5 +612,6 @@ static void test_threads(void) {
 CHECK_MAIN(TEST(test_hash_bits), TEST(test_array_counts), TEST(test_tags), TEST(test_ranges),
            TEST(test_collisions), TEST(test_overflow_counts_saturate), TEST(test_overflow_counts_fall),
            TEST(test_full_array), TEST(test_growth_has_an_end), TEST(test_against_a_model),
-           TEST(test_reserving_many), TEST(test_splitting_without_memory),
+           TEST(test_a_full_shard_knows_its_halves),
+           TEST(test_growing_while_nearly_full), TEST(test_reserving_many), TEST(test_splitting_without_memory),
            TEST(test_split_divides_the_records), TEST(test_threads))

@@ -106,7 +106,7 @@ static void clear(past *p) {
         record->clear.expiring = shard->expiring;
         record->clear.data_bytes = shard->data_bytes;
         record->clear.count = shard->count;
-        shard->array = kv_array_create(&p->table, 0);
+        kv_shard_set_array(shard, kv_array_create(&p->table, 0));
         shard->count = 0;
         shard->data_bytes = 0;
         shard->expiring = 0;
@@ -407,7 +407,7 @@ static void test_rollback_without_memory(void) {
     EACH_SHARD(p, shard) {
         CHECK_EQ(shard->count, 0);
         kv_array_free(&p->table, kv_shard_array(shard));
-        shard->array = kv_array_create(&p->table, 0);
+        kv_shard_set_array(shard, kv_array_create(&p->table, 0));
     }
     kv_mem_fail_at(0, true);
     use_up(p->table.arrays, &hoard, 64);
