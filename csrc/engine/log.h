@@ -60,6 +60,7 @@ typedef struct kv_log_start {
 typedef struct kv_log_stats {
     uint64_t appended_lsn, committed_lsn, durable_lsn;
     uint64_t commits, frames, syncs, segments, log_bytes;
+    bool direct_io; /* the newest frame was written past the page cache */
     bool failed;
 } kv_log_stats;
 

@@ -192,6 +192,8 @@ void kv_file_set_direct(kv_file *file) {
     if (file->os->direct != NULL)
         RETRY(r, file->os->direct(file->os->ctx, file->fd, true));
     file->direct = r > 0 ? (uint32_t)r : 0;
+    if (r < 0 && r != -EOPNOTSUPP) /* whatever that was: a file that takes blocks only would be refused all else */
+        file->os->direct(file->os->ctx, file->fd, false);
 }
 
 kv_status kv_file_clear_direct(kv_file *file, kv_error *err) {

@@ -260,8 +260,8 @@ PyDoc_STRVAR(stats_doc,
 "\n"
 "Figures of the store as a dict: path, sync (the mode), entries, data_bytes, memory_bytes,\n"
 "shards, undo_records, snapshots, handles, lsn, visible_lsn, durable_lsn, commits, frames,\n"
-"syncs, log_bytes, log_segments, failed, shards_loaded, checkpoints, checkpoint_lsn,\n"
-"checkpoint_bytes, checkpoint_failures, checkpoint_error, expired, evicted, memory_charged,\n"
+"syncs, log_bytes, log_segments, failed, direct_io, shards_loaded, checkpoints,\n"
+"checkpoint_lsn, checkpoint_bytes, checkpoint_failures, checkpoint_error, expired, evicted, memory_charged,\n"
 "max_memory, load_error.\n"
 "\n"
 "entries counts visible keys; data_bytes their keys and values, memory_bytes what they take;\n"
@@ -269,7 +269,8 @@ PyDoc_STRVAR(stats_doc,
 "last checkpoint is in memory.  commits, frames (flushes), syncs, checkpoints,\n"
 "checkpoint_failures, expired (keys swept away) and evicted (keys removed for want of memory)\n"
 "count since the open.  failed says that a write or sync failed, so that writes raise\n"
-"FailedError; checkpoint_error why the last checkpoint failed, load_error why a part of a\n"
+"FailedError; direct_io that the log is written past the system's cache (sync=\"always\", where\n"
+"the system can); checkpoint_error why the last checkpoint failed, load_error why a part of a\n"
 "checkpoint cannot be read: str, or None.  Raises ClosedError, ForkError.");
 
 PyDoc_STRVAR(snapshot_method_doc,
