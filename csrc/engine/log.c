@@ -333,6 +333,22 @@ static kv_status write_frame(kv_log *log, uint8_t *frame, size_t size, kv_frame_
                              : kv_file_write(file, frame, padded, offset, done, err);
 }
 
+/* Makes the spare of the recycled file, when there is one of at least that size.  Called by the keeper while it is
+ * making a spare, or by a leader while it is not.  The name stays taken until it
+ * has been renamed: another file of that name (let_go) would be renamed in the place of the one that is open. */
+static bool use_recycled(kv_log *log, uint64_t size, kv_file *spare) {
+    LOCK(log);
+    bool fits = log->recycled_size >= size;
+    UNLOCK(log);
+    if (!fits)
+        return false;
+    bool made = kv_segment_prepare_recycled(spare, log->dir, NULL) == KV_OK;
+    LOCK(log);
+    log->recycled_size = 0;
+    UNLOCK(log);
+    return made;
+}
+
 /* The spare that the keeper made, or one made here and now. */
 static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, bool *recycled,
                             kv_error *err) {
@@ -356,8 +372,8 @@ static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, bool *re
             break;
         kv_futex_wait(&log->spare_word, SPARE_MAKING, KV_FUTEX_FOREVER);
     }
-    *recycled = false;
-    return kv_segment_prepare(spare, log->dir, size, log->small_frames, err);
+    *recycled = use_recycled(log, size, spare);
+    return *recycled ? KV_OK : kv_segment_prepare(spare, log->dir, size, log->small_frames, err);
 }
 
 static uint64_t next_segment_size(const kv_log *log, uint64_t frame_size) {
@@ -438,11 +454,11 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
         .file_size = log->segment.header.file_size,
     };
     log->segment = next;
+    atomic_fetch_add_explicit(&log->segments, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&log->log_bytes, header.file_size, memory_order_relaxed);
     UNLOCK(log);
     log->segment.file.dir = log->dir;
     begin_direct(log);
-    atomic_fetch_add_explicit(&log->segments, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&log->log_bytes, header.file_size, memory_order_relaxed);
     if (log->rotated != NULL)
         log->rotated(log->rotated_arg);
     return KV_OK;
@@ -809,6 +825,14 @@ uint64_t kv_log_segment_of(kv_log *log, uint64_t lsn) {
     return sequence;
 }
 
+uint64_t kv_log_full_bytes(kv_log *log) {
+    LOCK(log);
+    uint64_t bytes = atomic_load_explicit(&log->log_bytes, memory_order_relaxed) -
+                     log->segment.header.file_size;
+    UNLOCK(log);
+    return bytes;
+}
+
 /* One file goes: it becomes recycled.log when there is none and it has the size of those to come. */
 static bool let_go(kv_log *log, const kv_log_segment *old) {
     char name[sizeof log->spare.name];
@@ -847,21 +871,6 @@ void kv_log_drop_before(kv_log *log, uint64_t sequence) {
 }
 
 /* ---- The keeper -------------------------------------------------------------------------------------- */
-
-/* Makes the spare of the recycled file, when there is one of at least that size.  The name stays taken until it
- * has been renamed: another file of that name (let_go) would be renamed in the place of the one that is open. */
-static bool use_recycled(kv_log *log, uint64_t size, kv_file *spare) {
-    LOCK(log);
-    bool fits = log->recycled_size >= size;
-    UNLOCK(log);
-    if (!fits)
-        return false;
-    bool made = kv_segment_prepare_recycled(spare, log->dir, NULL) == KV_OK;
-    LOCK(log);
-    log->recycled_size = 0;
-    UNLOCK(log);
-    return made;
-}
 
 static void make_spare(kv_log *log) {
     LOCK(log);

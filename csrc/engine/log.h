@@ -103,6 +103,9 @@ bool kv_log_is_full(kv_log *log);
 /* The segment in which the frame at `lsn` stands, or would. */
 uint64_t kv_log_segment_of(kv_log *log, uint64_t lsn);
 
+/* Bytes of the segments before the last one, as files. */
+uint64_t kv_log_full_bytes(kv_log *log);
+
 /* The segments before that one are not needed any more, and this is on disk: removes them, but keeps one to be
  * written over. */
 void kv_log_drop_before(kv_log *log, uint64_t sequence);

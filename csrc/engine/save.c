@@ -265,6 +265,14 @@ bool kv_store_checkpoint_is_due(kv_store *store, bool closing) {
     kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
     uint64_t log_bytes = kv_log_committed(store->log) - store->checkpoint_lsn;
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    /* Whole files count as what they take: a checkpoint is made a little behind the start of a segment, and one that
+     * needs as much log as a segment holds would come with every second segment only.  Then every second one would be
+     * a new file, which costs more than one that is written over. */
+    if (!closing) {
+        uint64_t file_bytes = kv_log_full_bytes(store->log);
+        if (file_bytes > log_bytes)
+            log_bytes = file_bytes;
+    }
     if (log_bytes < (closing ? CLOSE_LOG_MIN : o->checkpoint_log_min))
         return false;
     uint64_t data_bytes = kv_store_sum(store).data_bytes;
