@@ -406,7 +406,8 @@ static kv_status put_frame(backup *b, kv_frame_header *header, kv_error *err) {
 }
 
 /* The frames of one segment from `*lsn` on, up to its end or to end_lsn.  (Its end frame may be missing: there
- * was no space for it.) */
+ * was no space for it.)  Read through the page cache while the log may be written past it: they are all durable, so
+ * nobody changes a byte of them, and the system drops cached pages that a direct write has made old. */
 static kv_status copy_frames(backup *b, const kv_segment *from, uint64_t *lsn, kv_error *err) {
     char path[KV_ERROR_PATH_SIZE];
     kv_dir_join(from->file.dir, from->file.name, path);

@@ -4,6 +4,7 @@
  * The simulated system has direct I/O, so every other test of the log runs with it, too (memory_os.h checks the
  * alignment).  Here are the cases that need looking for.
  */
+/* tsan */
 #include "check.h"
 
 #include <errno.h>
