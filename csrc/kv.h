@@ -74,6 +74,8 @@ typedef struct kv_options {
     bool preload;                   /* kv_open returns when everything is in memory */
     uint64_t max_memory;            /* bytes, see kv_stats.memory_charged; 0: no bound */
     kv_when_full when_full;         /* what happens at the bound */
+    bool direct_io;                 /* under KV_SYNC_ALWAYS the log is written past the page cache, where the
+                                       system can */
     const kv_os *os;                /* NULL: the operating system */
 } kv_options;
 
@@ -144,6 +146,7 @@ typedef struct kv_stats {
     uint64_t log_bytes;        /* size of the log's segments on disk */
     uint64_t log_segments;
     bool failed;               /* a write or sync failed: reads go on, writes do not */
+    bool direct_io;            /* the log is being written past the page cache */
     uint64_t shards_loaded;    /* of `shards`; the others are still in the checkpoint only */
     uint64_t checkpoints;      /* made since open */
     uint64_t checkpoint_lsn;   /* of the last one: the log before it is not needed */

@@ -52,6 +52,7 @@ class Stats(TypedDict):
     log_bytes: int  # on disk
     log_segments: int
     failed: bool  # a write or sync failed: writes raise FailedError
+    direct_io: bool  # the log is written past the system's cache
     shards_loaded: int  # of `shards`; the others are in the checkpoint only, so far
     checkpoints: int  # made since the open, as are checkpoint_failures, expired and evicted
     checkpoint_lsn: int  # of the last one: the log before it is not needed

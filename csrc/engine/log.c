@@ -5,6 +5,22 @@
  *   lead     one thread at a time (log->leading), without the mutex: write, sync
  *   publish  the leader, under the mutex again
  *   keeper   a thread that sleeps: prepares the next segment, syncs at intervals, marks
+ *
+ * Direct I/O.  Where every frame is synced (KV_SYNC_ALWAYS) the page cache is a detour: the leader writes past it,
+ * if the system can, in whole blocks of the alignment that the file asks for:
+ *
+ *        a block                 the next                              ...
+ *   |....tail|frame frame frame frame frame frame fra|me 000000|
+ *            ^ write_lsn                                ^ write_lsn afterwards
+ *
+ *   - What stands before write_lsn in its block (the tail of the frame before, which may be acknowledged) is written
+ *     again as it is, from a copy (log->tail) that only the leader touches and that changes only when a write has
+ *     succeeded.  DURABILITY.md says what that takes from the disk.
+ *   - Behind the frame stand zeros up to the end of its block.  They are no part of the log.
+ *   - A group's buffer is laid out as its frame will stand in the file (kv_group.lead), so that nothing is copied
+ *     but the tail.  When a rotation has changed the place, the frame is moved.
+ *   - No block reaches beyond the end of the file.  There, and whenever direct I/O turns out not to work, the rest of
+ *     the segment is written through the page cache.
  */
 #include "log.h"
 
@@ -24,6 +40,9 @@
 #define SMALL_FRAME_MAX 65536u /* larger ones take 1.4 times as long in a segment that is only reserved,
                                   which is what writing its zeros would cost them (segment.h) */
 #define BUFFER_KEEP_MAX (4u << 20) /* a larger buffer is not kept for the next group */
+#define BLOCK_MAX KV_DIRECT_ALIGNMENT_MAX
+#define BUFFER_SLACK (3 * BLOCK_MAX) /* of a buffer: before the first boundary of blocks, before the frame, and
+                                        behind it up to the end of its last block */
 
 struct kv_group {
     _Atomic uint32_t word;       /* waiters sleep on it; DONE by release, read by acquire */
@@ -31,9 +50,11 @@ struct kv_group {
 
     /* guarded by the log's mutex while it is log->current, then the leader's */
     uint64_t start_lsn;
-    uint8_t *buffer; /* room for the frame's header, then records */
+    uint8_t *memory; /* owned; NULL: none yet */
+    size_t memory_size;
+    size_t lead;     /* the frame begins so far behind the first boundary of blocks in `memory` */
+    uint8_t *buffer; /* there: room for the frame's header, then records */
     size_t size;     /* 0: nothing but a request to sync */
-    size_t capacity;
     uint32_t commits;
     int64_t entries_change;
     bool sync;
@@ -65,8 +86,9 @@ struct kv_log {
     bool unmarked;     /* commits were written after the last mark */
     bool closing;
     uint64_t commits;
-    uint8_t *kept_buffer; /* for the next group */
-    size_t kept_capacity;
+    uint8_t *kept_memory; /* for the next group */
+    size_t kept_size;
+    bool direct; /* as the newest frame was written: for statistics */
     uint64_t spare_size;
     bool small_frames; /* of late: the next segment is better written full of zeros */
     kv_file spare; /* SPARE_READY */
@@ -80,6 +102,7 @@ struct kv_log {
     /* the leader's: one thread at a time, handed on through the mutex */
     kv_segment segment;
     uint64_t write_lsn; /* end of the frames written */
+    uint8_t *tail; /* 2 * BLOCK_MAX bytes on a boundary.  If segment.file.direct: the block of write_lsn, up to there */
 
     /* atomic */
     _Atomic uint64_t committed; /* release by the leader, acquire by readers: they then see the
@@ -109,6 +132,10 @@ static void group_release(kv_group *g) {
         kv_mem_free(g);
 }
 
+static uint8_t *buffer_in(uint8_t *memory, size_t lead) {
+    return memory + (-(uintptr_t)memory & (BLOCK_MAX - 1)) + lead;
+}
+
 /* log->current, made if need be; NULL when there is no memory.  The mutex is held. */
 static kv_group *current_locked(kv_log *log) {
     if (log->current != NULL)
@@ -119,10 +146,12 @@ static kv_group *current_locked(kv_log *log) {
     g->word = 0;
     g->references = 1;
     g->start_lsn = log->next_lsn;
-    g->buffer = log->kept_buffer;
-    g->capacity = log->kept_capacity;
-    log->kept_buffer = NULL;
-    log->kept_capacity = 0;
+    g->memory = log->kept_memory;
+    g->memory_size = log->kept_size;
+    log->kept_memory = NULL;
+    log->kept_size = 0;
+    g->lead = kv_segment_offset(&log->segment, g->start_lsn) % BLOCK_MAX; /* unless there is a rotation */
+    g->buffer = g->memory != NULL ? buffer_in(g->memory, g->lead) : NULL;
     g->size = 0;
     g->commits = 0;
     g->entries_change = 0;
@@ -133,16 +162,20 @@ static kv_group *current_locked(kv_log *log) {
 }
 
 static bool group_make_room(kv_group *g, uint64_t size) {
-    if (size <= g->capacity)
+    if (size + BUFFER_SLACK <= g->memory_size)
         return true;
-    size_t capacity = g->capacity > 0 ? g->capacity : BUFFER_SIZE_FIRST;
-    while (capacity < size)
-        capacity *= 2;
-    uint8_t *buffer = kv_mem_realloc(g->buffer, capacity);
-    if (buffer == NULL)
+    size_t memory_size = g->memory_size > 0 ? g->memory_size : BUFFER_SIZE_FIRST;
+    while (memory_size < size + BUFFER_SLACK)
+        memory_size *= 2;
+    size_t place = g->memory != NULL ? (size_t)(g->buffer - g->memory) : 0;
+    uint8_t *memory = kv_mem_realloc(g->memory, memory_size);
+    if (memory == NULL)
         return false;
-    g->buffer = buffer;
-    g->capacity = capacity;
+    g->memory = memory;
+    g->memory_size = memory_size;
+    g->buffer = buffer_in(memory, g->lead);
+    if (g->size > 0 && g->buffer != memory + place) /* rarely: large blocks keep their place in a page */
+        memmove(g->buffer, memory + place, g->size);
     return true;
 }
 
@@ -233,6 +266,43 @@ static kv_status sync_segment(kv_log *log, kv_error *err) {
     return KV_OK;
 }
 
+/* How far behind the start of its block the offset is; 0 when direct I/O is off. */
+static size_t head_of(const kv_log *log, uint64_t offset) {
+    return log->segment.file.direct != 0 ? (size_t)offset & (log->segment.file.direct - 1) : 0;
+}
+
+/* Turns direct I/O on for the segment that the log goes on in.  Nothing in it waits for a sync. */
+static void begin_direct(kv_log *log) {
+    kv_file *file = &log->segment.file;
+    uint64_t offset = kv_segment_offset(&log->segment, log->write_lsn);
+    size_t got = 0, head = offset % BLOCK_MAX;
+    if (!log->options->direct_io || log->options->sync != KV_SYNC_ALWAYS)
+        return;
+    /* Only in a segment that recovery has read, and settled, before us: a new one begins with a whole block. */
+    if (head > 0 && (kv_file_read(file, log->tail, head, offset - head, &got, NULL) < 0 || got < head))
+        return;
+    kv_file_set_direct(file);
+    memmove(log->tail, log->tail + head - head_of(log, offset), head_of(log, offset));
+}
+
+/* The frame that a direct write has to make whole blocks of: it stands in memory as it will stand in its block,
+ * and has room before and behind it (BUFFER_SLACK, or log->tail). */
+static kv_status write_direct(kv_log *log, uint8_t *frame, size_t size, uint64_t offset, size_t *done,
+                              kv_error *err) {
+    kv_file *file = &log->segment.file;
+    size_t head = head_of(log, offset), end = head_of(log, offset + size);
+    size_t padding = end > 0 ? file->direct - end : 0, reached;
+    uint8_t *start = frame - head;
+    memset(frame + size, 0, padding);
+    if (start != log->tail)
+        memcpy(start, log->tail, head);
+    kv_status status = kv_file_write_blocks(file, start, head + size + padding, offset - head, &reached, err);
+    *done = reached > head ? reached - head : 0;
+    if (status == KV_OK)
+        memmove(log->tail, frame + size - end, end);
+    return status;
+}
+
 /* Builds the header (and the padding) around a payload that is in place, and writes the frame at
  * write_lsn.  `*done`: bytes that reached the file. */
 static kv_status write_frame(kv_log *log, uint8_t *frame, size_t size, kv_frame_kind kind,
@@ -250,8 +320,33 @@ static kv_status write_frame(kv_log *log, uint8_t *frame, size_t size, kv_frame_
     kv_frame_header_encode(&header, frame);
     size_t padded = kv_frame_size(size - KV_FRAME_HEADER_SIZE);
     memset(frame + size, 0, padded - size);
-    return kv_file_write(&log->segment.file, frame, padded,
-                         kv_segment_offset(&log->segment, log->write_lsn), done, err);
+    kv_file *file = &log->segment.file;
+    uint64_t offset = kv_segment_offset(&log->segment, log->write_lsn);
+    *done = 0;
+    /* The last block may be no whole one: of a segment whose size another program, or option, chose. */
+    if (file->direct != 0 && offset + padded > log->segment.header.file_size / file->direct * file->direct) {
+        kv_status status = kv_file_clear_direct(file, err);
+        if (status < 0)
+            return status;
+    }
+    return file->direct != 0 ? write_direct(log, frame, padded, offset, done, err)
+                             : kv_file_write(file, frame, padded, offset, done, err);
+}
+
+/* Makes the spare of the recycled file, when there is one of at least that size.  Called by the keeper while it is
+ * making a spare, or by a leader while it is not.  The name stays taken until it
+ * has been renamed: another file of that name (let_go) would be renamed in the place of the one that is open. */
+static bool use_recycled(kv_log *log, uint64_t size, kv_file *spare) {
+    LOCK(log);
+    bool fits = log->recycled_size >= size;
+    UNLOCK(log);
+    if (!fits)
+        return false;
+    bool made = kv_segment_prepare_recycled(spare, log->dir, NULL) == KV_OK;
+    LOCK(log);
+    log->recycled_size = 0;
+    UNLOCK(log);
+    return made;
 }
 
 /* The spare that the keeper made, or one made here and now. */
@@ -277,8 +372,8 @@ static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, bool *re
             break;
         kv_futex_wait(&log->spare_word, SPARE_MAKING, KV_FUTEX_FOREVER);
     }
-    *recycled = false;
-    return kv_segment_prepare(spare, log->dir, size, log->small_frames, err);
+    *recycled = use_recycled(log, size, spare);
+    return *recycled ? KV_OK : kv_segment_prepare(spare, log->dir, size, log->small_frames, err);
 }
 
 static uint64_t next_segment_size(const kv_log *log, uint64_t frame_size) {
@@ -318,7 +413,6 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
         .sequence = log->segment.header.sequence + 1,
         .start_lsn = log->write_lsn,
     };
-    uint8_t end[KV_FRAME_HEADER_SIZE];
     memcpy(header.store_id, log->store_id, sizeof header.store_id);
     kv_status status = KV_OK;
     if (atomic_load_explicit(&log->durable, memory_order_relaxed) < log->write_lsn)
@@ -339,7 +433,10 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
         kv_file_close(&spare);
         return status;
     }
-    status = write_frame(log, end, sizeof end, KV_FRAME_END, 0, NULL, err);
+    /* Behind the copy of its block's head, where a direct write needs it. */
+    uint8_t *end = log->tail + head_of(log, kv_segment_offset(&log->segment, log->write_lsn));
+    size_t done;
+    status = write_frame(log, end, KV_FRAME_HEADER_SIZE, KV_FRAME_END, 0, &done, err);
     if (status == KV_OK)
         status = kv_file_sync(&log->segment.file, err);
     if (status < 0 && status != KV_ERR_NOSPACE) { /* without room, the end frame is done without */
@@ -357,10 +454,11 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
         .file_size = log->segment.header.file_size,
     };
     log->segment = next;
-    UNLOCK(log);
-    log->segment.file.dir = log->dir;
     atomic_fetch_add_explicit(&log->segments, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&log->log_bytes, header.file_size, memory_order_relaxed);
+    UNLOCK(log);
+    log->segment.file.dir = log->dir;
+    begin_direct(log);
     if (log->rotated != NULL)
         log->rotated(log->rotated_arg);
     return KV_OK;
@@ -373,12 +471,45 @@ static uint64_t room_left(const kv_log *log) {
     return used < size ? size - used : 0;
 }
 
-/* A part of a frame was written and the rest could not be: make that part zeros again, so that the
- * next frame at the same LSN is not followed by a piece of this one. */
-static bool take_back(kv_log *log, size_t done) {
-    return done == 0 || kv_file_write_zeros(&log->segment.file, done,
-                                            kv_segment_offset(&log->segment, log->write_lsn),
-                                            NULL) == KV_OK;
+/* Whether the header that stands in memory does not stand in the file; false also when that cannot be told. */
+static bool header_is_absent(const kv_log *log, const uint8_t *frame, uint64_t offset) {
+    uint8_t found[KV_FRAME_HEADER_SIZE];
+    size_t got = 0;
+    return kv_file_read(&log->segment.file, found, sizeof found, offset, &got, NULL) == KV_OK &&
+           (got < sizeof found || memcmp(found, frame, sizeof found) != 0);
+}
+
+/* The group's frame could not be written, or only a part of it, `done`: makes that part zeros again, so that the
+ * next frame at the same LSN is not followed by a piece of this one, and this one does not come back.
+ *
+ * Through the page cache, and the rest of the segment with it: so the head of the block, which belongs to
+ * others, is not touched.  A direct write that failed may have written more than it says: only if the header has not
+ * come through is the rest, whatever there is of it, no frame. */
+static bool take_back(kv_log *log, const kv_group *g, size_t done) {
+    kv_file *file = &log->segment.file;
+    uint64_t offset = kv_segment_offset(&log->segment, log->write_lsn);
+    if (file->direct != 0) {
+        if (kv_file_clear_direct(file, NULL) < 0)
+            return false;
+        if (done > 0 || !header_is_absent(log, g->buffer, offset))
+            done = kv_frame_size(g->size - KV_FRAME_HEADER_SIZE);
+    }
+    return done == 0 || kv_file_write_zeros(file, done, offset, NULL) == KV_OK;
+}
+
+/* Writes the group's frame at write_lsn.  A failure leaves nothing of it behind, or is `*for_good`. */
+static kv_status write_group(kv_log *log, kv_group *g, bool *for_good, kv_error *err) {
+    size_t lead = kv_segment_offset(&log->segment, log->write_lsn) % BLOCK_MAX, done;
+    if (log->segment.file.direct != 0 && g->lead != lead) {
+        uint8_t *buffer = buffer_in(g->memory, lead);
+        memmove(buffer, g->buffer, g->size);
+        g->buffer = buffer;
+        g->lead = lead;
+    }
+    kv_status status = write_frame(log, g->buffer, g->size, g->kind, g->commits, &done, err);
+    if (status < 0)
+        *for_good = (status != KV_ERR_NOSPACE && status != KV_ERR_NOMEM) || !take_back(log, g, done);
+    return status;
 }
 
 /* Writes the group, and syncs if it must.  On failure `*for_good`: the log cannot go on. */
@@ -387,20 +518,18 @@ static kv_status flush(kv_log *log, kv_group *g, bool *for_good, kv_error *err) 
     *for_good = false;
     if (g->size > 0) {
         uint64_t frame_size = kv_frame_size(g->size - KV_FRAME_HEADER_SIZE);
-        size_t done = 0;
         assert(g->start_lsn == log->write_lsn);
         /* A segment of an older format may be read by an older pykv: it gets no newer records. */
         bool older = log->segment.header.version != KV_FORMAT_VERSION &&
                      g->kind == KV_FRAME_COMMITS;
-        if (frame_size > room_left(log) || older)
+        if (frame_size > room_left(log) || older) {
             status = rotate(log, frame_size, err);
-        if (status == KV_OK)
-            status = write_frame(log, g->buffer, g->size, g->kind, g->commits, &done, err);
-        if (status < 0) {
-            *for_good = (status != KV_ERR_NOSPACE && status != KV_ERR_NOMEM) ||
-                        !take_back(log, done);
-            return status;
+            *for_good = status != KV_OK && status != KV_ERR_NOSPACE && status != KV_ERR_NOMEM;
         }
+        if (status == KV_OK)
+            status = write_group(log, g, for_good, err);
+        if (status < 0)
+            return status;
         log->write_lsn += frame_size;
         atomic_fetch_add_explicit(&log->frames, 1, memory_order_relaxed);
     }
@@ -427,13 +556,13 @@ static void group_done(kv_group *g, kv_status status, const kv_error *error) {
 }
 
 static void keep_buffer_locked(kv_log *log, kv_group *g) {
-    if (log->kept_buffer == NULL && g->capacity <= BUFFER_KEEP_MAX) {
-        log->kept_buffer = g->buffer;
-        log->kept_capacity = g->capacity;
+    if (log->kept_memory == NULL && g->memory_size <= BUFFER_KEEP_MAX) {
+        log->kept_memory = g->memory;
+        log->kept_size = g->memory_size;
     } else {
-        kv_mem_free(g->buffer);
+        kv_mem_free(g->memory);
     }
-    g->buffer = NULL;
+    g->memory = NULL;
 }
 
 /* The group is committed. */
@@ -441,6 +570,7 @@ static void publish_locked(kv_log *log, kv_group *g) {
     atomic_fetch_add_explicit(&log->entries, (uint64_t)g->entries_change, memory_order_relaxed);
     atomic_store_explicit(&log->committed, log->write_lsn, memory_order_release);
     log->small_frames = g->size < SMALL_FRAME_MAX;
+    log->direct = log->segment.file.direct != 0;
     if (g->size > 0)
         log->unmarked = g->kind == KV_FRAME_COMMITS;
     uint64_t half = log->segment.header.file_size / 2;
@@ -675,6 +805,7 @@ void kv_log_get_stats(kv_log *log, kv_log_stats *stats) {
         .syncs = atomic_load_explicit(&log->syncs, memory_order_relaxed),
         .segments = atomic_load_explicit(&log->segments, memory_order_relaxed),
         .log_bytes = atomic_load_explicit(&log->log_bytes, memory_order_relaxed),
+        .direct_io = log->direct,
         .failed = log->failed,
     };
     UNLOCK(log);
@@ -692,6 +823,14 @@ uint64_t kv_log_segment_of(kv_log *log, uint64_t lsn) {
     }
     UNLOCK(log);
     return sequence;
+}
+
+uint64_t kv_log_full_bytes(kv_log *log) {
+    LOCK(log);
+    uint64_t bytes = atomic_load_explicit(&log->log_bytes, memory_order_relaxed) -
+                     log->segment.header.file_size;
+    UNLOCK(log);
+    return bytes;
 }
 
 /* One file goes: it becomes recycled.log when there is none and it has the size of those to come. */
@@ -732,21 +871,6 @@ void kv_log_drop_before(kv_log *log, uint64_t sequence) {
 }
 
 /* ---- The keeper -------------------------------------------------------------------------------------- */
-
-/* Makes the spare of the recycled file, when there is one of at least that size.  The name stays taken until it
- * has been renamed: another file of that name (let_go) would be renamed in the place of the one that is open. */
-static bool use_recycled(kv_log *log, uint64_t size, kv_file *spare) {
-    LOCK(log);
-    bool fits = log->recycled_size >= size;
-    UNLOCK(log);
-    if (!fits)
-        return false;
-    bool made = kv_segment_prepare_recycled(spare, log->dir, NULL) == KV_OK;
-    LOCK(log);
-    log->recycled_size = 0;
-    UNLOCK(log);
-    return made;
-}
 
 static void make_spare(kv_log *log) {
     LOCK(log);
@@ -873,9 +997,12 @@ kv_status kv_log_create(const kv_log_start *start, kv_log **out, kv_error *err) 
     log->segments = start->older_count + 1;
     log->log_bytes = start->segment.header.file_size;
     log->segments_list = kv_mem_alloc((start->older_count + 1) * sizeof *log->segments_list);
-    if (log->segments_list == NULL) {
+    log->tail = kv_mem_alloc_aligned(2 * BLOCK_MAX, BLOCK_MAX);
+    if (log->segments_list == NULL || log->tail == NULL) {
+        kv_mem_free(log->segments_list);
+        kv_mem_free(log->tail);
         kv_mem_free(log);
-        return kv_fail_nomem(err, (start->older_count + 1) * sizeof *start->older);
+        return kv_fail_nomem(err, 2 * BLOCK_MAX + (start->older_count + 1) * sizeof *start->older);
     }
     log->segments_count = start->older_count;
     log->segments_capacity = start->older_count + 1;
@@ -886,9 +1013,12 @@ kv_status kv_log_create(const kv_log_start *start, kv_log **out, kv_error *err) 
     log->unmarked = start->unmarked;
     log->spare.fd = -1;
     log->small_frames = true;
+    begin_direct(log);
+    log->direct = log->segment.file.direct != 0;
     int error = keeper_start(log);
     if (error != 0) {
         kv_mem_free(log->segments_list);
+        kv_mem_free(log->tail);
         kv_mem_free(log);
         return kv_fail_sys(err, error, start->dir->path, "cannot start the keeper thread");
     }
@@ -910,7 +1040,7 @@ void kv_log_destroy(kv_log *log) {
     keeper_stop(log);
     assert(log->flushing == NULL);
     if (log->current != NULL) { /* a close frame for which there was no memory */
-        kv_mem_free(log->current->buffer);
+        kv_mem_free(log->current->memory);
         group_release(log->current);
     }
     if (log->spare.fd >= 0) {
@@ -921,7 +1051,8 @@ void kv_log_destroy(kv_log *log) {
         (void)!kv_dir_unlink(log->dir, KV_SEGMENT_RECYCLED, NULL);
     kv_file_close(&log->segment.file);
     kv_mem_free(log->segments_list);
-    kv_mem_free(log->kept_buffer);
+    kv_mem_free(log->kept_memory);
+    kv_mem_free(log->tail);
     kv_mem_free(log);
 }
 

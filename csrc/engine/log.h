@@ -60,6 +60,7 @@ typedef struct kv_log_start {
 typedef struct kv_log_stats {
     uint64_t appended_lsn, committed_lsn, durable_lsn;
     uint64_t commits, frames, syncs, segments, log_bytes;
+    bool direct_io; /* the newest frame was written past the page cache */
     bool failed;
 } kv_log_stats;
 
@@ -101,6 +102,9 @@ bool kv_log_is_full(kv_log *log);
 
 /* The segment in which the frame at `lsn` stands, or would. */
 uint64_t kv_log_segment_of(kv_log *log, uint64_t lsn);
+
+/* Bytes of the segments before the last one, as files. */
+uint64_t kv_log_full_bytes(kv_log *log);
 
 /* The segments before that one are not needed any more, and this is on disk: removes them, but keeps one to be
  * written over. */

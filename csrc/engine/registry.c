@@ -134,6 +134,7 @@ kv_options kv_options_default(void) {
         .mark_delay_ns = MARK_DELAY_DEFAULT_NS,
         .checkpoint_log_min = CHECKPOINT_LOG_MIN_DEFAULT,
         .checkpoint_log_percent = 100,
+        .direct_io = true,
         .os = &kv_os_posix,
     };
 }

@@ -265,6 +265,14 @@ bool kv_store_checkpoint_is_due(kv_store *store, bool closing) {
     kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
     uint64_t log_bytes = kv_log_committed(store->log) - store->checkpoint_lsn;
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    /* Whole files count as what they take: a checkpoint is made a little behind the start of a segment, and one that
+     * needs as much log as a segment holds would come with every second segment only.  Then every second one would be
+     * a new file, which costs more than one that is written over. */
+    if (!closing) {
+        uint64_t file_bytes = kv_log_full_bytes(store->log);
+        if (file_bytes > log_bytes)
+            log_bytes = file_bytes;
+    }
     if (log_bytes < (closing ? CLOSE_LOG_MIN : o->checkpoint_log_min))
         return false;
     uint64_t data_bytes = kv_store_sum(store).data_bytes;
@@ -398,7 +406,8 @@ static kv_status put_frame(backup *b, kv_frame_header *header, kv_error *err) {
 }
 
 /* The frames of one segment from `*lsn` on, up to its end or to end_lsn.  (Its end frame may be missing: there
- * was no space for it.) */
+ * was no space for it.)  Read through the page cache while the log may be written past it: they are all durable, so
+ * nobody changes a byte of them, and the system drops cached pages that a direct write has made old. */
 static kv_status copy_frames(backup *b, const kv_segment *from, uint64_t *lsn, kv_error *err) {
     char path[KV_ERROR_PATH_SIZE];
     kv_dir_join(from->file.dir, from->file.name, path);

@@ -126,6 +126,7 @@ kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) {
         stats->log_bytes = log.log_bytes;
         stats->log_segments = log.segments;
         stats->failed = log.failed;
+        stats->direct_io = log.direct_io;
     } else {
         stats->lsn = stats->visible_lsn = stats->commits = atomic_load(&store->memory_lsn);
     }

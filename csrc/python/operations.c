@@ -299,13 +299,23 @@ static inline int add_pair(kvpy_operations *o, PyObject *pair, Py_ssize_t index)
     return add_pair_other(o, pair, index);
 }
 
+/* What a pair that is near already points to. */
+static inline void prefetch_pair(PyObject *pair) {
+    if (KVPY_LIKELY(PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) == 2)) {
+        prefetch_object(PyTuple_GET_ITEM(pair, 0));
+        KVPY_PREFETCH(PyTuple_GET_ITEM(pair, 1));
+    }
+}
+
 /* The list's size is looked at again each time: a conversion may run Python code. */
 static int add_pair_list_locked(kvpy_operations *o, PyObject *list) {
     if (reserve(o, (size_t)PyList_GET_SIZE(list)) < 0)
         return -1;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        if (i + 2 * AHEAD < PyList_GET_SIZE(list))
+            prefetch_object(PyList_GET_ITEM(list, i + 2 * AHEAD));
         if (i + AHEAD < PyList_GET_SIZE(list))
-            prefetch_object(PyList_GET_ITEM(list, i + AHEAD));
+            prefetch_pair(PyList_GET_ITEM(list, i + AHEAD));
         if (add_pair(o, PyList_GET_ITEM(list, i), i) < 0)
             return -1;
     }

@@ -406,6 +406,7 @@ static PyObject *dict_from_stats(const kvpy_store *self, const kv_stats *stats) 
         STATS_TABLE(X)
 #undef X
         dict_take(dict, "failed", PyBool_FromLong(stats->failed)) < 0 ||
+        dict_take(dict, "direct_io", PyBool_FromLong(stats->direct_io)) < 0 ||
         dict_take(dict, "checkpoint_error", kvpy_error_text(&stats->checkpoint_error)) < 0 ||
         dict_take(dict, "load_error", kvpy_error_text(&stats->load_error)) < 0) {
         Py_DECREF(dict);

@@ -766,9 +766,11 @@ static world *world_in_a_recycled_segment(char name[64], frame *frames, size_t *
         /* What stands before a checkpoint is not read: the last two frames must stand behind it. */
         if (peek(w->memory, name, 12) != 1 || *count < 3 || i % 30 == 29 || i % 30 == 0)
             continue;
+        /* Direct I/O fills up the last frame's block: the next whole one stands behind that. */
         behind = frames[*count - 1].offset + frames[*count - 1].size;
-        found = memory_os_peek(w->memory, WORLD_DIR, name, behind, bytes, sizeof bytes) == 0 &&
-                kv_frame_header_decode(&stale, bytes) && stale.kind == KV_FRAME_COMMITS;
+        for (; !found && memory_os_peek(w->memory, WORLD_DIR, name, behind, bytes, sizeof bytes) == 0;
+             behind += KV_FRAME_ALIGNMENT)
+            found = kv_frame_header_decode(&stale, bytes) && stale.kind == KV_FRAME_COMMITS;
     }
     CHECK_EQ(frames[*count - 1].size, frames[*count - 2].size);
     world_kill(w);
