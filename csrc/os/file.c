@@ -5,6 +5,7 @@
  */
 #include "file.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -125,6 +126,7 @@ kv_status kv_file_open(kv_file *file, const kv_dir *dir, const char *name, kv_op
     file->os = dir->os;
     file->dir = dir;
     file->fd = fd;
+    file->direct = 0;
     snprintf(file->name, sizeof file->name, "%s", name);
     return KV_OK;
 }
@@ -182,6 +184,55 @@ kv_status kv_file_write(const kv_file *file, const void *buffer, size_t size, ui
     }
     if (done != NULL)
         *done = total;
+    return status;
+}
+
+void kv_file_set_direct(kv_file *file) {
+    int r = -EOPNOTSUPP;
+    if (file->os->direct != NULL)
+        RETRY(r, file->os->direct(file->os->ctx, file->fd, true));
+    file->direct = r > 0 ? (uint32_t)r : 0;
+}
+
+kv_status kv_file_clear_direct(kv_file *file, kv_error *err) {
+    int r = 0;
+    if (file->direct != 0)
+        RETRY(r, file->os->direct(file->os->ctx, file->fd, false));
+    if (r < 0)
+        return fail_file(err, r, file, NO_OFFSET, "cannot turn direct I/O off");
+    file->direct = 0;
+    return KV_OK;
+}
+
+kv_status kv_file_write_blocks(kv_file *file, const void *buffer, size_t size, uint64_t offset,
+                               size_t *done, kv_error *err) {
+    const uint8_t *p = buffer;
+    size_t total = 0, reached = 0;
+    kv_status status = KV_OK;
+    assert(file->direct == 0 || (((uintptr_t)buffer | size | offset) & (file->direct - 1)) == 0);
+    while (total < size && file->direct != 0 && status == KV_OK) {
+        int64_t r;
+        RETRY(r, file->os->write(file->os->ctx, file->fd, p + total, size - total,
+                                 offset + total));
+        if (r > 0 && total + (size_t)r > reached)
+            reached = total + (size_t)r;
+        if (r >= (int64_t)file->direct)
+            total += (size_t)r & ~(size_t)(file->direct - 1);
+        else if (r >= 0 || r == -EINVAL) /* no block at all: it will not be better the next time */
+            status = kv_file_clear_direct(file, err);
+        else
+            status = fail_file(err, r, file, offset + total, "cannot write");
+    }
+    if (total < size && status == KV_OK) {
+        size_t rest;
+        status = kv_file_write(file, p + total, size - total, offset + total, &rest, err);
+        if (total + rest > reached)
+            reached = total + rest;
+    } else if (status == KV_OK) {
+        reached = size;
+    }
+    if (done != NULL)
+        *done = reached;
     return status;
 }
 

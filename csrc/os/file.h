@@ -19,8 +19,10 @@ typedef struct kv_file {
     const kv_os *os;
     const kv_dir *dir; /* borrowed; outlives the file */
     int fd;            /* -1: not open */
+    uint32_t direct;   /* alignment of direct I/O, see kv_file_set_direct; 0: it is off */
     char name[64];
 } kv_file;
+
 
 #define KV_DIR_CLOSED {.fd = -1}
 #define KV_FILE_CLOSED {.fd = -1}
@@ -59,6 +61,23 @@ kv_status kv_file_read(const kv_file *file, void *buffer, size_t size, uint64_t 
 /* Writes all.  On failure `*done` (may be NULL) says how many bytes reached the file. */
 kv_status kv_file_write(const kv_file *file, const void *buffer, size_t size, uint64_t offset,
                         size_t *done, kv_error *err) KV_MUST_CHECK;
+/* From now on the file is written past the page cache, if the system can: then file->direct > 0, and all reads and
+ * writes must be aligned to it, in memory and in the file.  Otherwise nothing changes: no failure is reported,
+ * since all that is lost is speed.  A sync is as necessary as before.  What was written through the page cache
+ * should have been synced, or each direct write has to flush it.  Who reads the file through the page cache meanwhile
+ * sees what was written. */
+void kv_file_set_direct(kv_file *file);
+/* Off again; a failure (which leaves it on) is one of the file. */
+kv_status kv_file_clear_direct(kv_file *file, kv_error *err) KV_MUST_CHECK;
+
+/* kv_file_write of whole blocks, for a file that may be direct: `buffer`, `size` and `offset` are multiples of
+ * file->direct.  A write that ends within a block is gone on with from that block's start, so the bytes must stay
+ * what they are.  If the system refuses it all the same, direct I/O is off afterwards (file->direct is 0), and the
+ * rest is written through the page cache.  On failure `*done` says up to where bytes have reached the file; a
+ * failed direct write may have left some behind that, too. */
+kv_status kv_file_write_blocks(kv_file *file, const void *buffer, size_t size, uint64_t offset,
+                               size_t *done, kv_error *err) KV_MUST_CHECK;
+
 /* Makes the empty file `size` zero bytes long, its room reserved: at once where the system can, by
  * writing them where not. */
 kv_status kv_file_reserve(const kv_file *file, uint64_t size, kv_error *err) KV_MUST_CHECK;

@@ -26,6 +26,8 @@ typedef enum kv_open_mode {
     KV_OPEN_EXCLUSIVE, /* for reading and writing, must not be there (EEXIST) */
 } kv_open_mode;
 
+#define KV_DIRECT_ALIGNMENT_MAX 4096u /* where more is needed, there is no direct I/O for us */
+
 /* Called with each name in a directory but "." and ".."; true: go on. */
 typedef bool (*kv_name_visitor)(void *arg, const char *name);
 
@@ -63,6 +65,12 @@ struct kv_os {
     /* Begins to write what was written of the range to the disk, and waits for what was begun before if
      * `wait`: so that a sync at the end finds little left.  A hint; NULL in the table: not done. */
     void (*write_back)(void *ctx, int file, uint64_t offset, uint64_t size, bool wait);
+    /* Lets reads and writes of the open file pass the page cache by, or (`on` false) go through it again.  Answers
+     * the alignment, in bytes, that they must keep from then on, in the buffer's address, in size and in offset: a
+     * power of two up to KV_DIRECT_ALIGNMENT_MAX.  A write may still be refused (-EINVAL), or go through the page cache after all, and it is
+     * durable after a sync, not before.  Others see it as any other.  -EOPNOTSUPP, or NULL in the table: this
+     * system cannot. */
+    int (*direct)(void *ctx, int file, bool on);
 };
 
 /* kv_os.clock_ms, or the system's clock where the table has none. */

@@ -32,6 +32,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#if defined(__linux__) && defined(O_DIRECT)
+#define HAVE_DIRECT 1
+#define DIRECT_ALIGNMENT_ASSUMED 4096 /* where the kernel does not say: no device in use asks for more */
+#endif
+
 /* macOS refuses transfers above INT_MAX; half of that is plenty for one call anywhere. */
 #define TRANSFER_MAX (1u << 30)
 #define ENTROPY_MAX 256u /* of one getentropy() */
@@ -360,6 +365,38 @@ static void posix_write_back(void *ctx, int file, uint64_t offset, uint64_t size
 }
 #endif
 
+#ifdef HAVE_DIRECT
+/* What direct I/O on the file has to be aligned to; < 0: there is none. */
+static int direct_alignment(int file) {
+#ifdef STATX_DIOALIGN /* Linux 6.1 */
+    struct statx stx;
+    if (statx(file, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
+        (stx.stx_mask & STATX_DIOALIGN) != 0) {
+        uint32_t memory = stx.stx_dio_mem_align, offset = stx.stx_dio_offset_align;
+        uint32_t larger = memory > offset ? memory : offset;
+        bool fits = offset != 0 && larger <= KV_DIRECT_ALIGNMENT_MAX && (larger & (larger - 1)) == 0;
+        return fits ? (int)larger : -EOPNOTSUPP;
+    }
+#else
+    (void)file;
+#endif
+    return DIRECT_ALIGNMENT_ASSUMED; /* if that is wrong, the first write is refused */
+}
+
+static int posix_direct(void *ctx, int file, bool on) {
+    (void)ctx;
+    int flags = fcntl(file, F_GETFL);
+    if (flags < 0)
+        return -errno;
+    int alignment = on ? direct_alignment(file) : 1;
+    if (alignment < 0)
+        return alignment;
+    if (fcntl(file, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT) < 0)
+        return on && errno == EINVAL ? -EOPNOTSUPP : -errno;
+    return alignment;
+}
+#endif
+
 const kv_os kv_os_posix = {
     .dir_open = posix_dir_open,
     .dir_identity = posix_dir_identity,
@@ -381,5 +418,8 @@ const kv_os kv_os_posix = {
     .clock_ms = posix_clock_ms,
 #ifdef __linux__
     .write_back = posix_write_back,
+#endif
+#ifdef HAVE_DIRECT
+    .direct = posix_direct,
 #endif
 };

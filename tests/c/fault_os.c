@@ -14,6 +14,7 @@
 #include <time.h>
 
 #define RULES_MAX 16
+#define DIRECT_MAX 16 /* files with direct I/O on at a time */
 
 typedef struct fault_rule {
     fault_call call;
@@ -45,6 +46,7 @@ struct fault_os {
     void *watch_arg;
     fault_gate gates[FAULT_ANY];
     fault_rule rules[RULES_MAX];
+    int direct[DIRECT_MAX]; /* files; 0: a free place */
 };
 
 /* What is to happen to one call. */
@@ -153,9 +155,27 @@ static int fault_open(void *ctx, int dir, const char *name, kv_open_mode mode) {
     SANDWICH(FAULT_OPEN, opened(f, verdict, f->inner->open(f->inner->ctx, dir, name, mode)));
 }
 
+/* Notes whether direct I/O is on for the file; answers whether it was. */
+static bool note_direct(fault_os *f, int file, bool on) {
+    pthread_mutex_lock(&f->mu);
+    size_t i = 0, place = DIRECT_MAX;
+    for (; i < DIRECT_MAX && f->direct[i] != file; i++)
+        if (f->direct[i] == 0)
+            place = i;
+    bool was = i < DIRECT_MAX;
+    if (was && !on)
+        f->direct[i] = 0;
+    assert(was || !on || place < DIRECT_MAX);
+    if (!was && on)
+        f->direct[place] = file;
+    pthread_mutex_unlock(&f->mu);
+    return was;
+}
+
 static int fault_close(void *ctx, int file) {
     fault_os *f = ctx;
     fault_verdict verdict = begin(f, FAULT_CLOSE);
+    note_direct(f, file, false);
     return (int)end(FAULT_CLOSE, verdict, f->inner->close(f->inner->ctx, file));
 }
 
@@ -175,13 +195,31 @@ static int64_t fault_read(void *ctx, int file, void *buffer, size_t size, uint64
     return end(FAULT_READ, verdict, answer);
 }
 
+/* Cut short where direct I/O could not have stopped: a part of it through the page cache. */
+static int64_t write_part(fault_os *f, int file, const void *buffer, size_t size, uint64_t offset) {
+    const kv_os *inner = f->inner;
+    if (!note_direct(f, file, false))
+        return inner->write(inner->ctx, file, buffer, size, offset);
+    int off = inner->direct(inner->ctx, file, false);
+    int64_t answer = inner->write(inner->ctx, file, buffer, size, offset);
+    int alignment = inner->direct(inner->ctx, file, true);
+    assert(off > 0 && alignment > 0);
+    assert((((uintptr_t)buffer | offset) & (unsigned)(alignment - 1)) == 0);
+    (void)off, (void)alignment;
+    note_direct(f, file, true);
+    return answer;
+}
+
 static int64_t fault_write(void *ctx, int file, const void *buffer, size_t size,
                            uint64_t offset) {
     fault_os *f = ctx;
     fault_verdict verdict = begin(f, FAULT_WRITE);
     int64_t answer = 0;
-    if (verdict.perform)
-        answer = f->inner->write(f->inner->ctx, file, buffer, cut_short(f, size), offset);
+    size_t part = cut_short(f, size);
+    if (verdict.perform && part < size)
+        answer = write_part(f, file, buffer, part, offset);
+    else if (verdict.perform)
+        answer = f->inner->write(f->inner->ctx, file, buffer, size, offset);
     return end(FAULT_WRITE, verdict, answer);
 }
 
@@ -213,6 +251,17 @@ static int fault_random(void *ctx, void *buffer, size_t size) {
     SANDWICH(FAULT_RANDOM, f->inner->random(f->inner->ctx, buffer, size));
 }
 
+static int fault_direct(void *ctx, int file, bool on) {
+    fault_os *f = ctx;
+    fault_verdict verdict = begin(f, FAULT_DIRECT);
+    int answer = 0;
+    if (verdict.perform)
+        answer = f->inner->direct != NULL ? f->inner->direct(f->inner->ctx, file, on) : -EOPNOTSUPP;
+    if (verdict.perform && answer >= 0)
+        note_direct(f, file, on);
+    return (int)end(FAULT_DIRECT, verdict, answer);
+}
+
 /* Of no kind: it touches no file. */
 static uint64_t fault_clock_ms(void *ctx) {
     fault_os *f = ctx;
@@ -238,6 +287,7 @@ static const kv_os fault_functions = {
     .lock = fault_lock,
     .random = fault_random,
     .clock_ms = fault_clock_ms,
+    .direct = fault_direct,
 };
 
 /* ---- What the test does ---------------------------------------------------------------------- */

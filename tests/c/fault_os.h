@@ -36,7 +36,8 @@
     X(FAULT_RENAME)                                                                              \
     X(FAULT_UNLINK)                                                                              \
     X(FAULT_LOCK)                                                                                \
-    X(FAULT_RANDOM)
+    X(FAULT_RANDOM)                                                                              \
+    X(FAULT_DIRECT)
 
 typedef enum fault_call {
 #define X(name) name,
@@ -73,7 +74,8 @@ void fault_os_fail(fault_os *faults, fault_call call, uint64_t nth, int sys_errn
                    unsigned flags);
 void fault_os_heal(fault_os *faults);
 
-/* Reads and writes transfer at most so many bytes a call; 0: as many as asked. */
+/* Reads and writes transfer at most so many bytes a call; 0: as many as asked.  A direct write that is cut within a
+ * block goes through the page cache: that is how a system comes to answer such a number. */
 void fault_os_limit(fault_os *faults, size_t transfer_max);
 
 /* Calls of this kind take so much longer (before their effect). */

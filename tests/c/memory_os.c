@@ -62,6 +62,7 @@ typedef struct change {
     file *file;     /* the file concerned; its bytes are for MEMORY_WRITE, _TRUNCATE only */
     directory *dir; /* NULL for those two */
     uint8_t *bytes; /* MEMORY_WRITE; owned */
+    bool direct;    /* MEMORY_WRITE: past the page cache */
     bool synced;    /* a sync has succeeded, but an older change of the object is stuck */
     bool stuck;     /* a sync has failed: no later one helps */
 } change;
@@ -72,6 +73,7 @@ typedef struct handle {
     file *file;     /* one of the two; neither: closed */
     directory *dir;
     bool writable;
+    unsigned direct; /* alignment; 0: off */
     handle_lock lock;
     char name[MEMORY_NAME_SIZE];
 } handle;
@@ -87,6 +89,8 @@ struct memory_os {
     handle *handles; /* numbers are not used twice, so that one used after close is noticed */
     size_t handle_count, handle_capacity;
     uint64_t random_state;
+    unsigned direct; /* alignment that turning it on answers */
+    uint64_t direct_writes;
     uint64_t sync_fail_in; /* syncs until one fails; 0: none does */
     int sync_fail_errno;
 };
@@ -450,12 +454,22 @@ static int64_t memory_size(void *ctx, int number) {
     return r;
 }
 
+/* Direct I/O on a handle must be aligned. */
+static void check_alignment(const handle *h, const void *buffer, size_t size, uint64_t offset) {
+    if (h->direct == 0 || (((uintptr_t)buffer | size | offset) & (h->direct - 1)) == 0)
+        return;
+    fprintf(stderr, "memory_os: direct I/O on %s is not aligned to %u: %p, %zu bytes at %llu\n",
+            h->name, h->direct, buffer, size, (unsigned long long)offset);
+    abort();
+}
+
 static int64_t memory_read(void *ctx, int number, void *buffer, size_t size, uint64_t offset) {
     memory_os *m = ctx;
     pthread_mutex_lock(&m->mu);
     handle *h = file_handle(m, number);
     int64_t r = -EBADF;
     if (h != NULL) {
+        check_alignment(h, buffer, size, offset);
         const content *now = &h->file->now;
         size_t rest = offset < now->size ? now->size - (size_t)offset : 0;
         size_t part = size < rest ? size : rest;
@@ -474,12 +488,15 @@ static int64_t memory_write(void *ctx, int number, const void *buffer, size_t si
     handle *h = file_handle(m, number);
     int64_t r = -EBADF;
     if (h != NULL && h->writable) {
+        check_alignment(h, buffer, size, offset);
+        m->direct_writes += h->direct != 0;
         r = (int64_t)size;
         if (size > 0) {
             change *c = change_add(m, MEMORY_WRITE, h->name, h->file, NULL);
             c->what.offset = offset;
             c->what.size = size;
             c->what.tears = (size_t)((offset + size - 1) / MEMORY_SECTOR - offset / MEMORY_SECTOR);
+            c->direct = h->direct != 0;
             c->bytes = must(malloc(size));
             memcpy(c->bytes, buffer, size);
             content_write(&h->file->now, offset, buffer, size);
@@ -514,6 +531,17 @@ static int memory_truncate(void *ctx, int number, uint64_t size) {
 /* Of an empty file this is all that can be seen of it. */
 static int memory_reserve(void *ctx, int number, uint64_t size) {
     return memory_truncate(ctx, number, size);
+}
+
+static int memory_direct(void *ctx, int number, bool on) {
+    memory_os *m = ctx;
+    pthread_mutex_lock(&m->mu);
+    handle *h = file_handle(m, number);
+    int r = h == NULL ? -EBADF : !on ? 1 : m->direct == 0 ? -EOPNOTSUPP : (int)m->direct;
+    if (r > 0)
+        h->direct = on ? m->direct : 0;
+    pthread_mutex_unlock(&m->mu);
+    return r;
 }
 
 static int memory_lock(void *ctx, int number, bool shared) {
@@ -564,6 +592,7 @@ static const kv_os memory_functions = {
     .unlink = memory_unlink,
     .lock = memory_lock,
     .random = memory_random,
+    .direct = memory_direct,
 };
 
 /* ---- Life ------------------------------------------------------------------------------------ */
@@ -573,6 +602,7 @@ memory_os *memory_os_create(uint64_t seed) {
     m->table = memory_functions;
     m->table.ctx = m;
     m->random_state = seed;
+    m->direct = MEMORY_DIRECT_ALIGNMENT;
     pthread_mutex_init(&m->mu, NULL);
     return m;
 }
@@ -605,6 +635,20 @@ const kv_os *memory_os_table(memory_os *m) {
     return &m->table;
 }
 
+void memory_os_set_direct(memory_os *m, unsigned alignment) {
+    assert((alignment & (alignment - 1)) == 0 && alignment <= KV_DIRECT_ALIGNMENT_MAX);
+    pthread_mutex_lock(&m->mu);
+    m->direct = alignment;
+    pthread_mutex_unlock(&m->mu);
+}
+
+uint64_t memory_os_direct_writes(memory_os *m) {
+    pthread_mutex_lock(&m->mu);
+    uint64_t writes = m->direct_writes;
+    pthread_mutex_unlock(&m->mu);
+    return writes;
+}
+
 /* ---- Changes and cuts ------------------------------------------------------------------------ */
 
 size_t memory_os_change_count(memory_os *m) {
@@ -629,11 +673,22 @@ memory_change memory_os_change(memory_os *m, size_t index) {
     return what;
 }
 
-static void write_garbage(content *disk, uint64_t offset, size_t size, uint64_t seed) {
+/* How many bytes at the start of the write are there already, within its first block of direct I/O: point 9. */
+static size_t unchanged_head(const content *disk, const change *c) {
+    uint64_t offset = c->what.offset;
+    size_t most = KV_DIRECT_ALIGNMENT_MAX - offset % KV_DIRECT_ALIGNMENT_MAX, same = 0;
+    while (same < most && same < c->what.size && offset + same < disk->size &&
+           disk->bytes[offset + same] == c->bytes[same])
+        same++;
+    return c->direct ? same : 0;
+}
+
+static void write_garbage(content *disk, const change *c, uint64_t seed) {
+    size_t size = c->what.size, head = unchanged_head(disk, c);
     uint8_t *garbage = must(malloc(size));
     for (size_t i = 0; i < size; i++)
         garbage[i] = (uint8_t)(random_step(&seed) >> 56);
-    content_write(disk, offset, garbage, size);
+    content_write(disk, c->what.offset + head, garbage + head, size - head);
     free(garbage);
 }
 
@@ -642,7 +697,7 @@ static void write_apply(content *disk, const change *c, memory_fate fate) {
     uint64_t offset = c->what.offset;
     size_t size = c->what.size, from = 0, to = size;
     if (fate.kind == MEMORY_GARBLED) {
-        write_garbage(disk, offset, size, fate.at);
+        write_garbage(disk, c, fate.at);
         return;
     }
     if (fate.kind != MEMORY_KEPT) {
@@ -654,7 +709,7 @@ static void write_apply(content *disk, const change *c, memory_fate fate) {
             to = boundary;
     }
     if (fate.kind == MEMORY_TORN_GARBLED)
-        write_garbage(disk, offset, size, fate.at);
+        write_garbage(disk, c, fate.at);
     content_write(disk, offset + from, c->bytes + from, to - from);
 }
 
@@ -685,6 +740,7 @@ memory_os *memory_os_cut(memory_os *m, const memory_fate *fates, size_t count) {
     pthread_mutex_lock(&m->mu);
     /* Other random bytes than the first time: a salt must not come twice. */
     memory_os *after = memory_os_create(m->random_state ^ UINT64_C(0x5851f42d4c957f2d));
+    after->direct = m->direct;
     copy_disk(after, m);
     size_t index = 0;
     for (size_t i = 0; i < m->change_count; i++) {

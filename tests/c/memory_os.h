@@ -17,6 +17,10 @@
  *     later sync that succeeds: the system has forgotten that they were not written.
  *  7. A directory made by dir_open survives.
  *  8. Reading sees what was written.  Locks end with the handle, and with the power.
+ *  9. A write may begin with bytes that are there already: the head of a sector that is written again for what
+ *     follows it (direct I/O).  These are safe, whatever becomes of the rest (powersafe overwrite; garbage begins
+ *     at the first byte that changes).
+ * 10. A handle with direct I/O on takes transfers of whole aligned blocks only; another ends the test.
  *
  * What a cut leaves is a fresh memory_os, so that a store can be opened on it as after a restart:
  *
@@ -32,6 +36,7 @@
 #include "os/os.h"
 
 #define MEMORY_SECTOR 512u
+#define MEMORY_DIRECT_ALIGNMENT 512u /* at first */
 #define MEMORY_NAME_SIZE 64
 
 typedef struct memory_os memory_os;
@@ -42,6 +47,11 @@ void memory_os_destroy(memory_os *memory);
 
 /* What the code under test is given.  Borrowed from `memory`. */
 const kv_os *memory_os_table(memory_os *memory);
+
+/* The alignment of direct I/O on files for which it is turned on from now on; 0: this system has none. */
+void memory_os_set_direct(memory_os *memory, unsigned alignment);
+/* Writes so far by handles with direct I/O on. */
+uint64_t memory_os_direct_writes(memory_os *memory);
 
 /* ---- Changes that are not synced ----------------------------------------------------------- */
 

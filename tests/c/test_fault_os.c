@@ -108,6 +108,7 @@ static void test_every_kind_can_fail(void) {
     CHECK_EQ(os->unlink(os->ctx, w.dir, "f"), -EIO);
     CHECK_EQ(os->lock(os->ctx, w.file, false), -EIO);
     CHECK_EQ(os->random(os->ctx, buffer, sizeof buffer), -EIO);
+    CHECK_EQ(os->direct(os->ctx, w.file, true), -EIO);
     CHECK_EQ(os->close(os->ctx, w.file), -EIO);
     CHECK_EQ(fault_os_failures(w.faults), FAULT_ANY);
     for (int kind = 0; kind < FAULT_ANY; kind++) {
@@ -128,6 +129,22 @@ static void test_short_transfers(void) {
     CHECK_EQ(w.os->read(w.os->ctx, w.file, buffer, sizeof buffer, 0), 3);
     fault_os_limit(w.faults, 0);
     CHECK_EQ(write_at(&w, 0), 10);
+    world_end(&w);
+}
+
+/* A part of a block goes through the page cache, and what comes after is direct again. */
+static void test_short_direct_transfers(void) {
+    world w = world_make();
+    static _Alignas(512) char block[1024];
+    memset(block, 'x', sizeof block);
+    CHECK_EQ(w.os->direct(w.os->ctx, w.file, true), 512);
+    fault_os_limit(w.faults, 700);
+    CHECK_EQ(w.os->write(w.os->ctx, w.file, block, sizeof block, 0), 700);
+    CHECK_EQ(size_of(&w), 700);
+    CHECK_EQ(memory_os_direct_writes(w.memory), 0);
+    fault_os_limit(w.faults, 0);
+    CHECK_EQ(w.os->write(w.os->ctx, w.file, block, sizeof block, 0), 1024);
+    CHECK_EQ(memory_os_direct_writes(w.memory), 1);
     world_end(&w);
 }
 
@@ -197,4 +214,4 @@ static void test_watch(void) {
 
 CHECK_MAIN(TEST(test_the_nth_call_fails_once), TEST(test_any_call_and_for_ever),
            TEST(test_failure_after_the_effect), TEST(test_every_kind_can_fail),
-           TEST(test_short_transfers), TEST(test_gate), TEST(test_delay), TEST(test_watch))
+           TEST(test_short_transfers), TEST(test_short_direct_transfers), TEST(test_gate), TEST(test_delay), TEST(test_watch))

@@ -9,6 +9,7 @@
 #endif
 
 #include "fault_os.h"
+#include "memory_os.h"
 #include "os/file.h"
 #include "scratch.h"
 
@@ -741,6 +742,171 @@ static int64_t write_nothing(void *ctx, int file, const void *buffer, size_t siz
     return 0;
 }
 
+/* ---- Direct I/O ------------------------------------------------------------------------------- */
+
+enum { DIRECT_SIZE = 5 * 4096 };
+
+/* A buffer of random bytes, aligned to what any file may ask for.  Freed by the caller. */
+static uint8_t *direct_bytes(uint64_t stream) {
+    void *bytes;
+    check_random random = random_stream(stream);
+    CHECK_EQ(posix_memalign(&bytes, 4096, DIRECT_SIZE), 0);
+    random_fill(&random, bytes, DIRECT_SIZE);
+    return bytes;
+}
+
+/* The file as somebody else reads it. */
+static void check_read(const kv_dir *dir, const uint8_t *wanted, size_t size) {
+    static uint8_t got[DIRECT_SIZE + 1];
+    size_t count = 0;
+    kv_file file = file_opened(dir, "f", KV_OPEN_READ);
+    CHECK_OK(kv_file_read(&file, got, sizeof got, 0, &count, &err), &err);
+    CHECK_EQ(count, size);
+    CHECK_MEM(got, wanted, size);
+    kv_file_close(&file);
+}
+
+/* The real system, which may have it or not; turned on twice, and off. */
+static void test_direct_writes(void) {
+    scratch s = scratch_make();
+    kv_dir dir = dir_opened(&kv_os_posix, s.path);
+    kv_file file = file_opened(&dir, "f", KV_OPEN_CREATE);
+    uint8_t *bytes = direct_bytes(3);
+    kv_file_set_direct(&file);
+    kv_file_set_direct(&file);
+    printf("# alignment of direct I/O here: %u\n", file.direct);
+    CHECK((file.direct & (file.direct - 1)) == 0 && file.direct <= KV_DIRECT_ALIGNMENT_MAX);
+    CHECK_OK(kv_file_write_blocks(&file, bytes, DIRECT_SIZE, 0, NULL, &err), &err);
+    CHECK_OK(kv_file_write_blocks(&file, bytes, 4096, 8192, NULL, &err), &err);
+    CHECK_OK(kv_file_sync(&file, &err), &err);
+    memcpy(bytes + 8192, bytes, 4096);
+    check_read(&dir, bytes, DIRECT_SIZE);
+    CHECK_OK(kv_file_clear_direct(&file, &err), &err);
+    CHECK_EQ(file.direct, 0);
+    bytes[77] ^= 1;
+    CHECK_OK(kv_file_write(&file, bytes + 77, 1, 77, NULL, &err), &err);
+    check_read(&dir, bytes, DIRECT_SIZE);
+    free(bytes);
+    kv_file_close(&file);
+    kv_dir_close(&dir);
+    scratch_remove(&s);
+}
+
+typedef struct simulated {
+    memory_os *memory;
+    fault_os *faults;
+    kv_dir dir;
+    kv_file file;
+    uint8_t *bytes;
+} simulated;
+
+static simulated simulated_make(unsigned alignment) {
+    simulated s = {.memory = memory_os_create(check_seed)};
+    memory_os_set_direct(s.memory, alignment);
+    s.faults = fault_os_create(memory_os_table(s.memory));
+    s.bytes = direct_bytes(4);
+    return s;
+}
+
+static void simulated_open(simulated *s) {
+    s->dir = dir_opened(fault_os_table(s->faults), "d");
+    s->file = file_opened(&s->dir, "f", KV_OPEN_CREATE);
+    kv_file_set_direct(&s->file);
+}
+
+static void simulated_end(simulated *s) {
+    kv_file_close(&s->file);
+    kv_dir_close(&s->dir);
+    CHECK_EQ(memory_os_open_count(s->memory), 0);
+    fault_os_destroy(s->faults);
+    memory_os_destroy(s->memory);
+    free(s->bytes);
+}
+
+/* Whatever keeps it from being turned on: the file is written all the same, and an interrupted call repeated. */
+static void test_direct_is_not_there(void) {
+    static const int errors[] = {EOPNOTSUPP, EINVAL, EIO, EINTR, 0};
+    for (size_t i = 0; i < COUNT_OF(errors); i++) {
+        simulated s = simulated_make(errors[i] == 0 ? 0 : 512);
+        if (errors[i] != 0)
+            fault_os_fail(s.faults, FAULT_DIRECT, 1, errors[i], 0);
+        simulated_open(&s);
+        CHECK_EQ(s.file.direct, errors[i] == EINTR ? 512 : 0);
+        CHECK_OK(kv_file_write_blocks(&s.file, s.bytes, 1024, 0, NULL, &err), &err);
+        check_read(&s.dir, s.bytes, 1024);
+        simulated_end(&s);
+    }
+    scratch s = scratch_make();
+    kv_os os = kv_os_posix;
+    os.direct = NULL;
+    kv_dir dir = dir_opened(&os, s.path);
+    kv_file file = file_opened(&dir, "f", KV_OPEN_CREATE);
+    kv_file_set_direct(&file);
+    CHECK_EQ(file.direct, 0);
+    CHECK_OK(kv_file_clear_direct(&file, &err), &err);
+    kv_file_close(&file);
+    kv_dir_close(&dir);
+    scratch_remove(&s);
+}
+
+/* Short ones end anywhere; those that do not get a block further end direct I/O. */
+static void test_short_direct_writes(void) {
+    static const size_t limits[] = {1, 511, 512, 513, 1000, 4095, 4096, 4097, DIRECT_SIZE - 1};
+    for (unsigned alignment = 512; alignment <= 4096; alignment *= 8)
+        for (size_t i = 0; i < COUNT_OF(limits); i++) {
+            simulated s = simulated_make(alignment);
+            simulated_open(&s);
+            fault_os_limit(s.faults, limits[i]);
+            fault_os_fail(s.faults, FAULT_WRITE, 2, EINTR, 0);
+            size_t done = 0;
+            CHECK_OK(kv_file_write_blocks(&s.file, s.bytes, DIRECT_SIZE, 0, &done, &err), &err);
+            CHECK_EQ(done, DIRECT_SIZE);
+            CHECK_EQ(s.file.direct, limits[i] >= alignment ? alignment : 0);
+            check_read(&s.dir, s.bytes, DIRECT_SIZE);
+            simulated_end(&s);
+        }
+}
+
+/* The system goes back on its word at the first write, or later. */
+static void test_direct_writes_are_refused(void) {
+    for (uint64_t nth = 1; nth <= 3; nth++) {
+        simulated s = simulated_make(512);
+        simulated_open(&s);
+        fault_os_limit(s.faults, 1024);
+        fault_os_fail(s.faults, FAULT_WRITE, nth, EINVAL, 0);
+        CHECK_OK(kv_file_write_blocks(&s.file, s.bytes, DIRECT_SIZE, 0, NULL, &err), &err);
+        CHECK_EQ(s.file.direct, 0);
+        check_read(&s.dir, s.bytes, DIRECT_SIZE);
+        CHECK_OK(kv_file_write(&s.file, "x", 1, 3, NULL, &err), &err); /* it is really off */
+        simulated_end(&s);
+    }
+}
+
+/* How far a failed write came, as far as it is known; and a fallback that fails. */
+static void test_direct_write_that_fails_halfway(void) {
+    simulated s = simulated_make(512);
+    simulated_open(&s);
+    size_t done = 0;
+    fault_os_limit(s.faults, 700);
+    fault_os_fail(s.faults, FAULT_WRITE, 3, ENOSPC, 0);
+    CHECK_STATUS(kv_file_write_blocks(&s.file, s.bytes, 2048, 512, &done, &err), KV_ERR_NOSPACE,
+                 &err);
+    CHECK_EQ(done, 512 + 700);
+    CHECK_EQ(err.offset, 512 + 1024);
+    CHECK_EQ(s.file.direct, 512);
+    fault_os_fail(s.faults, FAULT_WRITE, 1, EINVAL, 0);
+    fault_os_fail(s.faults, FAULT_DIRECT, 1, EIO, 0);
+    CHECK_STATUS(kv_file_write_blocks(&s.file, s.bytes, 2048, 0, &done, &err), KV_ERR_IO, &err);
+    CHECK_EQ(done, 0);
+    CHECK_EQ(s.file.direct, 512);
+    fault_os_fail(s.faults, FAULT_WRITE, 1, EINVAL, 0);
+    fault_os_fail(s.faults, FAULT_WRITE, 2, EIO, 0);
+    CHECK_STATUS(kv_file_write_blocks(&s.file, s.bytes, 2048, 0, &done, &err), KV_ERR_IO, &err);
+    CHECK_EQ(done, 0);
+    CHECK_EQ(s.file.direct, 0);
+    simulated_end(&s);
+}
+
 static void test_write_without_progress(void) {
     scratch s = scratch_make();
     kv_os os = kv_os_posix;
@@ -777,6 +943,8 @@ CHECK_MAIN(TEST(test_modes_under_any_umask), TEST(test_modes_without_privileges)
            TEST(test_descriptors_are_not_inherited), TEST(test_transfers), TEST(test_zeros),
            TEST(test_offsets_beyond_the_system), TEST(test_locks),
            TEST(test_locks_between_processes), TEST(test_random_bytes),
+           TEST(test_direct_writes), TEST(test_direct_is_not_there), TEST(test_short_direct_writes),
+           TEST(test_direct_writes_are_refused), TEST(test_direct_write_that_fails_halfway),
            TEST(test_interrupted_calls_are_repeated), TEST(test_failed_syncs_are_not_repeated),
            TEST(test_failures_are_told), TEST(test_no_error_wanted),
            TEST(test_short_transfers_are_continued), TEST(test_transfer_that_fails_halfway),

@@ -348,6 +348,53 @@ static void test_garbled_writes(void) {
     world_end(&w);
 }
 
+/* Point 9: what a direct write begins with and does not change is safe. */
+static void test_garbled_behind_an_unchanged_head(void) {
+    static _Alignas(512) char block[1024];
+    for (unsigned direct = 0; direct < 2; direct++) {
+        world w = world_make();
+        int file = durable_file(&w, "f");
+        fill(&w, file, 0, 700, 'a');
+        CHECK_EQ(sync_file(&w, file), 0);
+        memset(block, 'a', 188);
+        memset(block + 188, 'b', sizeof block - 188);
+        if (direct)
+            CHECK_EQ(w.os->direct(w.os->ctx, file, true), MEMORY_DIRECT_ALIGNMENT);
+        CHECK_EQ(w.os->write(w.os->ctx, file, block, sizeof block, 512), sizeof block);
+        memory_fate fate = {MEMORY_GARBLED, 7};
+        memory_os *after = memory_os_cut(w.memory, &fate, 1);
+        char found[1536];
+        CHECK_EQ(memory_os_peek(after, "d", "f", 0, found, sizeof found), 0);
+        for (size_t i = 0; i < 512; i++)
+            CHECK_EQ(found[i], 'a');
+        CHECK((memcmp(found + 512, block, 188) == 0) == (direct == 1));
+        CHECK(memcmp(found + 700, block + 188, 16) != 0);
+        memory_os_destroy(after);
+        world_end(&w);
+    }
+}
+
+/* Point 10: another alignment for files that come; turned off, anything goes. */
+static void test_direct(void) {
+    world w = world_make();
+    int file = durable_file(&w, "f");
+    static _Alignas(4096) char block[4096];
+    CHECK_EQ(w.os->direct(w.os->ctx, file, true), 512);
+    CHECK_EQ(w.os->write(w.os->ctx, file, block + 512, 1024, 512), 1024);
+    memory_os_set_direct(w.memory, 4096);
+    CHECK_EQ(w.os->write(w.os->ctx, file, block + 512, 1024, 512), 1024);
+    CHECK_EQ(w.os->direct(w.os->ctx, file, true), 4096);
+    CHECK_EQ(w.os->write(w.os->ctx, file, block, 4096, 4096), 4096);
+    CHECK_EQ(memory_os_direct_writes(w.memory), 3);
+    CHECK(w.os->direct(w.os->ctx, file, false) >= 0);
+    CHECK_EQ(w.os->write(w.os->ctx, file, block + 1, 3, 5), 3);
+    memory_os_set_direct(w.memory, 0);
+    CHECK_EQ(w.os->direct(w.os->ctx, file, true), -EOPNOTSUPP);
+    CHECK_EQ(w.os->write(w.os->ctx, file, block + 1, 3, 5), 3);
+    CHECK_EQ(memory_os_direct_writes(w.memory), 3);
+    world_end(&w);
+}
+
 /* Point 6: what a failed sync has let go no later one brings back. */
 static void test_failed_sync(void) {
     world w = world_make();
@@ -515,5 +562,6 @@ CHECK_MAIN(TEST(test_reading_and_writing), TEST(test_opening), TEST(test_names),
            TEST(test_names_need_the_directory), TEST(test_any_subset_of_changes),
            TEST(test_any_subset_of_names), TEST(test_changes_can_be_inspected),
            TEST(test_torn_writes), TEST(test_torn_write_at_the_end), TEST(test_garbled_writes),
+           TEST(test_garbled_behind_an_unchanged_head), TEST(test_direct),
            TEST(test_failed_sync), TEST(test_life_after_a_cut), TEST(test_damage),
            TEST(test_random_prefixes), TEST(test_cuts_while_running))

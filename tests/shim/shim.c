@@ -145,9 +145,28 @@ static int all_zero(const char *data, size_t size) {
     return size == 0 || (data[0] == 0 && memcmp(data, data + 1, size - 1) == 0);
 }
 
+/* A part of a direct write may end anywhere: then it goes through the page cache, as a system does it that answers
+ * such a number. */
+static ssize_t write_part(ssize_t (*next)(int, const void *, size_t, off64_t), int fd,
+                          const void *data, size_t size, off64_t offset) {
+#ifdef O_DIRECT
+    int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0 && (flags & O_DIRECT) != 0) {
+        fcntl(fd, F_SETFL, flags & ~O_DIRECT);
+        ssize_t written = next(fd, data, size, offset);
+        int error = errno;
+        fcntl(fd, F_SETFL, flags);
+        errno = error;
+        return written;
+    }
+#endif
+    return next(fd, data, size, offset);
+}
+
 static ssize_t limited_write(int fd, const void *data, size_t size, off64_t offset) {
     ssize_t (*next)(int, const void *, size_t, off64_t) =
         (ssize_t(*)(int, const void *, size_t, off64_t))dlsym(RTLD_NEXT, "pwrite64");
+    size_t asked = size;
     if (!is_ours(fd))
         return next(fd, data, size, offset);
     add(WRITES, 1);
@@ -165,7 +184,8 @@ static ssize_t limited_write(int fd, const void *data, size_t size, off64_t offs
             size = (size_t)(room - 1);
         add(ROOM, -(int64_t)size);
     }
-    ssize_t written = next(fd, data, size, offset);
+    ssize_t written = size < asked ? write_part(next, fd, data, size, offset)
+                                   : next(fd, data, size, offset);
     if (written > 0 && look_at(fd) == FILE_OF_OURS)
         add(DIRTY, written);
     return written;
