@@ -255,9 +255,10 @@ static int fault_direct(void *ctx, int file, bool on) {
     fault_os *f = ctx;
     fault_verdict verdict = begin(f, FAULT_DIRECT);
     int answer = 0;
-    if (verdict.perform)
+    bool perform = verdict.perform && verdict.sys_errno == 0; /* what fails has not changed it */
+    if (perform)
         answer = f->inner->direct != NULL ? f->inner->direct(f->inner->ctx, file, on) : -EOPNOTSUPP;
-    if (verdict.perform && answer >= 0)
+    if (perform && answer >= 0)
         note_direct(f, file, on);
     return (int)end(FAULT_DIRECT, verdict, answer);
 }
