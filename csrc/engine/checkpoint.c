@@ -6,13 +6,14 @@
 #include <stdlib.h>
 
 #include "../base/crc32c.h"
+#include "../base/futex.h"
 #include "../base/mem.h"
 
 #define MANY 64u                     /* entries made under one of the pool's locks */
-#define BUFFER_SIZE (1u << 20)       /* written at a time */
-#define BLOCK_DIRECT_MAX (512u << 10) /* larger ones are not put together in the buffer */
-#define WINDOW_SIZE (8u << 20)       /* bytes on their way to the disk while the next are prepared: more would only
-                                        make the log's syncs wait longer */
+#define BUFFER_SIZE KV_CHECKPOINT_PIECE_MAX
+#define BLOCK_WHOLE_MAX (512u << 10) /* larger ones are not put together in the buffer */
+#define WINDOW_SIZE (8u << 20)       /* without direct I/O: bytes on their way to the disk while the next are prepared;
+                                        more would only make the log's syncs wait longer */
 
 void kv_checkpoint_name(uint64_t sequence, char *name) {
     snprintf(name, sizeof((kv_file *)0)->name, "%08" PRIu64 ".ckpt", sequence);
@@ -259,10 +260,13 @@ struct kv_checkpoint_writer {
     kv_file file;
     const kv_dir *dir;
     uint64_t sequence;
-    uint8_t *buffer; /* of BUFFER_SIZE */
+    kv_checkpoint_pace pace;
+    void *pace_arg;
+    size_t piece;    /* written at a time */
+    uint8_t *buffer; /* of BUFFER_SIZE, aligned for direct I/O */
     size_t used;
     uint64_t written; /* bytes of the file before the buffer */
-    uint64_t started; /* bytes of the file whose writing to the disk has been begun */
+    uint64_t started; /* without direct I/O: those whose writing to the disk has been begun */
     uint8_t *index;
     size_t block_count, block_capacity;
     uint64_t next_hash;
@@ -270,20 +274,49 @@ struct kv_checkpoint_writer {
     bool published;
 };
 
-static kv_status flush(kv_checkpoint_writer *w, kv_error *err) {
+/* The file went through the page cache: begins to write what is new of it to the disk, and waits for what was begun a
+ * window ago; or for all, when others are waiting for the disk. */
+static void write_back(kv_checkpoint_writer *w) {
     const kv_os *os = w->file.os;
-    kv_status status = kv_file_write(&w->file, w->buffer, w->used, w->written, NULL, err);
-    if (status < 0)
-        return status;
-    w->written += w->used;
-    w->used = 0;
-    if (os->write_back != NULL && w->written - w->started >= WINDOW_SIZE / 2) {
-        /* Begin with what is new; wait for what was begun a window ago. */
+    if (os->write_back == NULL)
+        return;
+    uint64_t window_start = w->started > WINDOW_SIZE ? w->started - WINDOW_SIZE : 0;
+    if (w->piece < BUFFER_SIZE) {
+        os->write_back(os->ctx, w->file.fd, window_start, w->written - window_start, true);
+    } else if (w->written - w->started >= WINDOW_SIZE / 2) {
         os->write_back(os->ctx, w->file.fd, w->started, w->written - w->started, false);
-        if (w->started >= WINDOW_SIZE)
-            os->write_back(os->ctx, w->file.fd, w->started - WINDOW_SIZE, WINDOW_SIZE, true);
-        w->started = w->written;
+        os->write_back(os->ctx, w->file.fd, window_start, w->started - window_start, true);
+    } else {
+        return;
     }
+    w->started = w->written;
+}
+
+/* Writes what is in the buffer, a piece at a time, but for what is less than a block of direct I/O. */
+static kv_status flush(kv_checkpoint_writer *w, kv_error *err) {
+    size_t done = 0;
+    for (;;) {
+        size_t size = w->used - done;
+        if (w->file.direct != 0)
+            size &= ~(size_t)(w->file.direct - 1);
+        if (size == 0)
+            break;
+        if (size > w->piece)
+            size = w->piece;
+        uint64_t start_ns = kv_now_ns();
+        kv_status status =
+            kv_file_write_blocks(&w->file, w->buffer + done, size, w->written, NULL, err);
+        if (status < 0)
+            return status;
+        done += size;
+        w->written += size;
+        if (w->file.direct == 0)
+            write_back(w);
+        w->piece = w->pace(w->pace_arg, kv_now_ns() - start_ns);
+        assert(w->piece % KV_DIRECT_ALIGNMENT_MAX == 0 && w->piece - 1 < BUFFER_SIZE);
+    }
+    w->used -= done;
+    memmove(w->buffer, w->buffer + done, w->used);
     return KV_OK;
 }
 
@@ -304,7 +337,8 @@ static kv_status emit(kv_checkpoint_writer *w, const void *bytes, size_t size, k
 }
 
 kv_status kv_checkpoint_create(kv_checkpoint_writer **out, const kv_dir *dir,
-                               const kv_checkpoint_header *header, kv_error *err) {
+                               const kv_checkpoint_header *header, kv_checkpoint_pace pace,
+                               void *pace_arg, kv_error *err) {
     uint8_t bytes[KV_CHECKPOINT_HEADER_SIZE];
     kv_checkpoint_writer *w = kv_mem_alloc_zero(sizeof *w);
     if (w == NULL)
@@ -312,15 +346,20 @@ kv_status kv_checkpoint_create(kv_checkpoint_writer **out, const kv_dir *dir,
     w->file.fd = -1;
     w->dir = dir;
     w->sequence = header->sequence;
-    w->buffer = kv_mem_alloc(BUFFER_SIZE);
+    w->pace = pace;
+    w->pace_arg = pace_arg;
+    w->piece = pace(pace_arg, 0);
+    w->buffer = kv_mem_alloc_aligned(BUFFER_SIZE, KV_DIRECT_ALIGNMENT_MAX);
     kv_status status = w->buffer == NULL ? kv_fail_nomem(err, BUFFER_SIZE) : KV_OK;
     if (status == KV_OK)
         status = kv_file_open(&w->file, dir, KV_CHECKPOINT_NEW, KV_OPEN_CREATE, err);
     if (status == KV_OK)
         status = kv_file_truncate(&w->file, 0, err);
     kv_checkpoint_header_encode(header, bytes);
-    if (status == KV_OK)
+    if (status == KV_OK) {
+        kv_file_set_direct(&w->file);
         status = emit(w, bytes, sizeof bytes, err);
+    }
     if (status < 0) {
         kv_checkpoint_writer_destroy(w);
         return status;
@@ -398,7 +437,7 @@ kv_status kv_checkpoint_add(kv_checkpoint_writer *w, uint64_t range_start, uint3
     w->footer.expiring += h.expiring;
     w->footer.data_bytes += kv_block_data_bytes(&h);
     kv_status status = KV_OK;
-    if (h.payload_size > BLOCK_DIRECT_MAX) {
+    if (h.payload_size > BLOCK_WHOLE_MAX) {
         status = add_large(w, &h, entries, count, err);
     } else {
         if (BUFFER_SIZE - w->used < KV_BLOCK_HEADER_SIZE + h.payload_size)
@@ -413,17 +452,10 @@ kv_status kv_checkpoint_add(kv_checkpoint_writer *w, uint64_t range_start, uint3
         h.payload_crc = kv_crc32c(0, start + KV_BLOCK_HEADER_SIZE, (size_t)h.payload_size);
         kv_block_header_encode(&h, start);
         w->used += (size_t)(at - start);
+        if (w->used >= w->piece)
+            status = flush(w, err);
     }
     return status == KV_OK ? index_add(w, &h, err) : status;
-}
-
-void kv_checkpoint_settle(kv_checkpoint_writer *w) {
-    const kv_os *os = w->file.os;
-    if (os->write_back == NULL)
-        return;
-    uint64_t from = w->started > WINDOW_SIZE ? w->started - WINDOW_SIZE : 0;
-    os->write_back(os->ctx, w->file.fd, from, w->written - from, true);
-    w->started = w->written;
 }
 
 uint64_t kv_checkpoint_size(const kv_checkpoint_writer *w) {
@@ -441,6 +473,10 @@ kv_status kv_checkpoint_finish(kv_checkpoint_writer *w, kv_error *err) {
     kv_status status = emit(w, w->index, size, err);
     if (status == KV_OK)
         status = emit(w, bytes, sizeof bytes, err);
+    if (status == KV_OK)
+        status = flush(w, err);
+    if (status == KV_OK)
+        status = kv_file_clear_direct(&w->file, err); /* the rest is no whole block */
     if (status == KV_OK)
         status = flush(w, err);
     if (status == KV_OK)

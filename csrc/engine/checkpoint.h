@@ -50,16 +50,22 @@ kv_status kv_checkpoint_init_table(kv_checkpoint_file *checkpoint, kv_table *tab
 
 typedef struct kv_checkpoint_writer kv_checkpoint_writer;
 
+#define KV_CHECKPOINT_PIECE_MAX (1u << 20)
+
+/* Called after each piece that the disk was given, with the time that it took; may rest.  Answers the most to give
+ * at once from now on: a multiple of KV_DIRECT_ALIGNMENT_MAX; less than KV_CHECKPOINT_PIECE_MAX says that others are
+ * waiting for the disk. */
+typedef size_t (*kv_checkpoint_pace)(void *arg, uint64_t took_ns);
+
 /* Begins checkpoint.tmp in the directory, which must outlive the writer.  Owned. */
 kv_status kv_checkpoint_create(kv_checkpoint_writer **writer, const kv_dir *dir,
-                               const kv_checkpoint_header *header, kv_error *err) KV_MUST_CHECK;
+                               const kv_checkpoint_header *header, kv_checkpoint_pace pace,
+                               void *pace_arg, kv_error *err) KV_MUST_CHECK;
 
 /* The next block: the entries of the hashes that share the upper `depth` bits of `range_start`.  The first one
  * starts at 0, each next one where the one before ended, the last one ends at the last hash. */
 kv_status kv_checkpoint_add(kv_checkpoint_writer *writer, uint64_t range_start, uint32_t depth,
                             kv_entry *const *entries, size_t count, kv_error *err) KV_MUST_CHECK;
-/* Waits until the disk has what was given to the file so far, but for less than 1 MiB. */
-void kv_checkpoint_settle(kv_checkpoint_writer *writer);
 /* So many bytes were given to the file. */
 uint64_t kv_checkpoint_size(const kv_checkpoint_writer *writer);
 

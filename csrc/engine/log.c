@@ -113,6 +113,7 @@ struct kv_log {
     _Atomic uint64_t rollbacks; /* how many there have been.  seq_cst */
     _Atomic size_t pending;     /* bytes in `current`; for throttling only, so relaxed */
     _Atomic uint64_t frames, syncs, segments, log_bytes; /* statistics: relaxed */
+    _Atomic uint64_t sync_turns; /* see kv_log_sync_turns; relaxed: a hint */
     _Atomic uint32_t spare_word; /* a spare_state.  Written under the mutex; a futex */
 
     pthread_t keeper;
@@ -257,8 +258,10 @@ kv_status kv_log_attach(kv_log *log, uint64_t lsn, kv_ticket *ticket, kv_error *
 /* ---- Flushing: the leader, without the mutex --------------------------------------------------- */
 
 static kv_status sync_segment(kv_log *log, kv_error *err) {
+    atomic_fetch_add_explicit(&log->sync_turns, 1, memory_order_relaxed);
     /* Promise 1 rests on this line: what `durable` says was on disk before it said so. */
     kv_status status = kv_file_sync(&log->segment.file, err);
+    atomic_fetch_add_explicit(&log->sync_turns, 1, memory_order_relaxed);
     if (status < 0)
         return status;
     atomic_fetch_add_explicit(&log->syncs, 1, memory_order_relaxed);
@@ -788,8 +791,8 @@ bool kv_log_failed(kv_log *log, kv_error *err) {
     return failed;
 }
 
-uint64_t kv_log_syncs(const kv_log *log) {
-    return atomic_load_explicit(&log->syncs, memory_order_relaxed);
+uint64_t kv_log_sync_turns(const kv_log *log) {
+    return atomic_load_explicit(&log->sync_turns, memory_order_relaxed);
 }
 
 void kv_log_get_stats(kv_log *log, kv_log_stats *stats) {

@@ -113,7 +113,8 @@ void kv_log_drop_before(kv_log *log, uint64_t sequence);
 kv_status kv_log_make_durable(kv_log *log, kv_error *err) KV_MUST_CHECK;
 
 uint64_t kv_log_committed(const kv_log *log);
-uint64_t kv_log_syncs(const kv_log *log);
+/* One more when a sync begins, and when it ends: odd while one is under way. */
+uint64_t kv_log_sync_turns(const kv_log *log);
 uint64_t kv_log_entries(const kv_log *log); /* keys at the committed LSN */
 /* How many rollbacks there have been: equal before a look at the table and after a kv_log_pause, and
  * what was seen has been committed. */

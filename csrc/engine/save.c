@@ -25,9 +25,12 @@
 #define CLOSE_LOG_MIN (UINT64_C(16) << 20) /* replayed in some 30 ms: not worth a checkpoint */
 #define PROGRESS_EVERY (UINT64_C(4) << 20)
 #define LOAD_REPORT_EVERY 64u /* shards */
-#define PACE_BYTES (UINT64_C(1) << 20) /* what others wait for at the most: some 2 ms */
+#define PACE_PIECE (128u << 10) /* what others wait for at the most: some 0.2 ms */
 #define PACE_REST UINT64_C(2) /* times what a piece took */
-#define PACE_REST_NS_MAX UINT64_C(100000000)
+#define PACE_REST_NS_MAX UINT64_C(20000000)
+#define PACE_LOOK_NS UINT64_C(100000)
+#define PACE_ALONE_NS UINT64_C(50000000) /* so long without a sync: nobody is waiting for the disk */
+#define REMOVE_PIECE (UINT64_C(4) << 20) /* given back in less than 1 ms */
 
 /* ---- One at a time ----------------------------------------------------------------------------- */
 
@@ -52,7 +55,7 @@ typedef struct walk {
     kv_progress progress;
     void *arg;
     uint64_t reported, total; /* bytes */
-    uint64_t paced, paced_ns, syncs; /* the file's size, the time and the log's syncs when it last paused */
+    uint64_t sync_turns, sync_seen_ns; /* of the log when it last rested; when those had changed */
 } walk;
 
 static kv_status fail_cancelled(kv_error *err) {
@@ -62,6 +65,8 @@ static kv_status fail_cancelled(kv_error *err) {
 static void walk_begin(walk *w) {
     kv_store *store = w->store;
     kv_totals totals = kv_store_sum(store);
+    if (store->log != NULL)
+        w->sync_turns = kv_log_sync_turns(store->log);
     w->total = totals.data_bytes + totals.entries * KV_RECORD_HEADER_SIZE +
                totals.shards * 2 * KV_BLOCK_HEADER_SIZE;
     kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
@@ -124,26 +129,31 @@ static kv_status walk_shard(walk *w, uint64_t hash, uint64_t *next, kv_error *er
 }
 
 /* Every sync of the log waits for what the disk has been given by then.  So where others sync while we write, we give
- * it little at once, and rest twice as long as that took: the walk takes three times as long, and they keep most
- * of their pace (measured, 8 threads of durable puts: 0.5 of it otherwise).  Not for ever: a log that outgrows
- * the data meanwhile is worse. */
-static void pace(walk *w) {
-    uint64_t size = kv_checkpoint_size(w->writer);
-    if (w->store->log == NULL || size - w->paced < PACE_BYTES)
-        return;
-    uint64_t syncs = kv_log_syncs(w->store->log);
-    w->paced = size;
-    if (syncs != w->syncs && kv_log_committed(w->store->log) - w->lsn < w->total / 2) {
-        kv_checkpoint_settle(w->writer);
-        uint64_t rest_ns = PACE_REST * (kv_now_ns() - w->paced_ns);
+ * it little at once, rest longer than that took, and never give it more while a sync that may have waited for us is
+ * still under way.  Not for ever: a log that outgrows the data meanwhile is worse. */
+static size_t pace(void *arg, uint64_t took_ns) {
+    walk *w = arg;
+    kv_log *log = w->store->log;
+    if (log == NULL)
+        return KV_CHECKPOINT_PIECE_MAX;
+    uint64_t turns = kv_log_sync_turns(log), now_ns = kv_now_ns();
+    if (turns != w->sync_turns)
+        w->sync_seen_ns = now_ns;
+    bool beside = now_ns - w->sync_seen_ns < PACE_ALONE_NS &&
+                  kv_log_committed(log) - w->lsn < w->total / 2;
+    if (beside) {
+        uint64_t rest_ns = took_ns * PACE_REST, rested_ns = 0;
         if (rest_ns > PACE_REST_NS_MAX)
             rest_ns = PACE_REST_NS_MAX;
-        struct timespec rest = {.tv_nsec = (long)rest_ns};
-        if (w->paced_ns != 0)
+        do {
+            struct timespec rest = {.tv_nsec = (long)rest_ns};
             nanosleep(&rest, NULL);
+            rested_ns += rest_ns;
+            rest_ns = PACE_LOOK_NS;
+        } while (turns % 2 == 1 && kv_log_sync_turns(log) == turns && rested_ns < PACE_REST_NS_MAX);
     }
-    w->syncs = kv_log_syncs(w->store->log);
-    w->paced_ns = kv_now_ns();
+    w->sync_turns = turns;
+    return beside ? PACE_PIECE : KV_CHECKPOINT_PIECE_MAX;
 }
 
 static kv_status walk_all(walk *w, const _Atomic bool *stop, kv_error *err) {
@@ -156,7 +166,6 @@ static kv_status walk_all(walk *w, const _Atomic bool *stop, kv_error *err) {
             return status;
         if (stop != NULL && atomic_load(stop))
             return fail_cancelled(err);
-        pace(w);
         uint64_t size = kv_checkpoint_size(w->writer);
         if (w->progress != NULL && size - w->reported >= PROGRESS_EVERY) {
             w->reported = size;
@@ -178,7 +187,7 @@ static kv_status make_checkpoint(walk *w, uint64_t *sequence, kv_error *err) {
     kv_checkpoint_header header = {.lsn = w->lsn, .made_ms = kv_store_now(store)};
     memcpy(header.store_id, store->who.store_id, sizeof header.store_id);
     header.sequence = *sequence = kv_log_segment_of(store->log, w->lsn);
-    kv_status status = kv_checkpoint_create(&w->writer, &store->dir, &header, err);
+    kv_status status = kv_checkpoint_create(&w->writer, &store->dir, &header, pace, w, err);
     if (status == KV_OK)
         status = walk_all(w, &store->worker.stopping, err);
     if (status == KV_OK)
@@ -204,16 +213,39 @@ static bool find_older(void *arg, const char *name) {
     return true;
 }
 
+/* Removes the file, and then gives its room back a piece at a time: a file system may tell the disk right away what
+ * is free again, and syncs of the log wait for that, too (measured, 600 MB at once: 100 ms). */
+static kv_status remove_slowly(walk *w, const char *name) {
+    const kv_store *store = w->store;
+    kv_file file = KV_FILE_CLOSED;
+    uint64_t size = 0;
+    /* Who still reads it (to load a shard that somebody else has loaded meanwhile) must find it whole. */
+    bool unread = store->checkpoint == NULL || kv_table_loader_is_done(&store->table);
+    if (unread && kv_file_open(&file, &store->dir, name, KV_OPEN_WRITE, NULL) == KV_OK &&
+        kv_file_size(&file, &size, NULL) < 0)
+        size = 0;
+    kv_status status = kv_dir_unlink(&store->dir, name, NULL);
+    while (status == KV_OK && size > REMOVE_PIECE) {
+        uint64_t start_ns = kv_now_ns();
+        size -= REMOVE_PIECE;
+        if (kv_file_truncate(&file, size, NULL) < 0)
+            break;
+        (void)pace(w, kv_now_ns() - start_ns);
+    }
+    kv_file_close(&file); /* the rest */
+    return status;
+}
+
 /* Files that are left behind are removed by the next checkpoint, or open. */
-static void drop_older(kv_store *store, uint64_t newest) {
-    const kv_dir *dir = &store->dir;
+static void drop_older(walk *w, uint64_t newest) {
+    const kv_dir *dir = &w->store->dir;
     for (;;) {
         char name[64];
         older o = {.newest = newest};
         if (kv_dir_list(dir, find_older, &o, NULL) < 0 || o.found == 0)
             return;
         kv_checkpoint_name(o.found, name);
-        if (kv_dir_unlink(dir, name, NULL) < 0)
+        if (remove_slowly(w, name) < 0)
             return;
     }
 }
@@ -234,10 +266,10 @@ kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, 
         kv_checkpoint_writer_destroy(w.writer);
     if (needed && status == KV_OK) {
         kv_log_drop_before(store->log, sequence);
-        drop_older(store, sequence);
         /* Every shard is in memory now: the walk has seen to it. */
         if (store->checkpoint != NULL && kv_table_loader_is_done(&store->table))
             kv_file_close(&store->checkpoint->file);
+        drop_older(&w, sequence);
         atomic_fetch_add_explicit(&store->checkpoints, 1, memory_order_relaxed);
     } else if (status < 0 && status != KV_ERR_CANCELLED) {
         atomic_fetch_add_explicit(&store->checkpoint_failures, 1, memory_order_relaxed);
@@ -499,7 +531,7 @@ static kv_status save_state(backup *b, kv_error *err) {
     kv_checkpoint_header header = {
         .sequence = 1, .lsn = b->walk.lsn, .made_ms = kv_store_now(b->walk.store)};
     memcpy(header.store_id, b->who.store_id, sizeof header.store_id);
-    kv_status status = kv_checkpoint_create(&b->walk.writer, &b->dir, &header, err);
+    kv_status status = kv_checkpoint_create(&b->walk.writer, &b->dir, &header, pace, &b->walk, err);
     if (status == KV_OK)
         status = walk_all(&b->walk, NULL, err);
     if (status == KV_OK)
