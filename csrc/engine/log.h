@@ -23,17 +23,10 @@
 #define KV_ENGINE_LOG_H
 
 #include "../base/lock.h"
+#include "../kv.h"
 #include "segment.h"
 
 typedef struct kv_log kv_log;
-typedef struct kv_group kv_group;
-
-/* A place in a group that is still to be flushed; `group` is owned until kv_log_wait. */
-typedef struct kv_ticket {
-    uint64_t lsn;    /* where the record ends */
-    kv_group *group; /* NULL: committed already */
-} kv_ticket;
-
 /* Undoes in memory every change above `lsn`.  Called by the leader without the log's lock. */
 typedef kv_status (*kv_log_rollback)(void *arg, uint64_t lsn, kv_error *err);
 
