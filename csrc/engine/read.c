@@ -52,6 +52,7 @@ static kv_status find_newest(kv_db *db, const kv_shard *shard, uint64_t hash, kv
 /* Begins every read of one key.  KV_OK: look_end ends it; until then *e is the entry, or NULL when there is none. */
 static inline kv_status look(kv_db *db, kv_bytes key, unsigned flags, kv_shard **shard,
                              kv_entry **e, kv_error *err) {
+    *e = NULL; /* for compilers that do not see that it is set */
     kv_status status = kv_db_enter(db, err);
     if (status < 0)
         return status;
