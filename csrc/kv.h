@@ -116,6 +116,7 @@ typedef enum kv_op_kind {
     KV_OP_PUT = 1,
     KV_OP_DELETE = 2,
     KV_OP_EXPIRE = 4, /* sets the expiry of a key; nothing when there is no such key */
+    KV_OP_EXPECT = 8, /* changes nothing: for its condition only */
 } kv_op_kind;
 
 typedef struct kv_op {
@@ -123,6 +124,11 @@ typedef struct kv_op {
     kv_bytes key;
     kv_bytes value;  /* KV_OP_PUT only */
     uint64_t expiry; /* KV_OP_PUT, KV_OP_EXPIRE: ms since 1970; 0: never.  Past: deleted */
+    /* A condition on all of the commit: the key still has the entry that kv_get_item pinned (kv_item.pin, still
+     * held; NULL: the key is absent).  Entries never change, so the same entry is the same value, never written
+     * since.  A key with a condition must not stand in the commit twice. */
+    bool conditional;
+    const void *expected;
 } kv_op;
 
 /* Called now and then while a long call works, by its thread, without locks: `done` of about `total` bytes.  False:
@@ -210,6 +216,10 @@ void kv_value_release(kv_value *value);
 /* KV_OK or KV_NOTFOUND.  flags: KV_NOWAIT. */
 kv_status kv_contains(kv_db *db, kv_bytes key, unsigned flags, kv_error *err) KV_MUST_CHECK;
 
+/* KV_OK and the item (owned: kv_item_release), pinned: nothing is copied; or KV_NOTFOUND.  flags: KV_NOWAIT. */
+kv_status kv_get_item(kv_db *db, kv_bytes key, unsigned flags, kv_item *item, kv_error *err)
+    KV_MUST_CHECK;
+
 /* All values as they were at one moment; `values` is owned: kv_values_release. */
 kv_status kv_get_many(kv_db *db, const kv_bytes *keys, size_t count, kv_values *values,
                       kv_error *err) KV_MUST_CHECK;
@@ -263,7 +273,8 @@ kv_status kv_replace(kv_db *db, kv_bytes key, kv_bytes value, kv_bytes expected,
 kv_status kv_incr(kv_db *db, kv_bytes key, int64_t by, unsigned flags, int64_t *result,
                   kv_error *err) KV_MUST_CHECK;
 
-/* One atomic commit of many puts and deletes; of several on one key the last counts.
+/* One atomic commit of many puts and deletes; of several on one key the last counts.  KV_UNCHANGED: a condition
+ * (kv_op.expected) did not hold, and nothing was done.
  * `*deleted` (may be NULL): how many keys that existed were deleted. */
 kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, uint64_t *deleted,
                    kv_error *err) KV_MUST_CHECK;
@@ -273,6 +284,50 @@ kv_status kv_clear(kv_db *db, unsigned flags, kv_error *err) KV_MUST_CHECK;
 
 /* Everything written so far, by any thread, is on disk when this returns KV_OK. */
 kv_status kv_make_durable(kv_db *db, kv_error *err) KV_MUST_CHECK;
+
+/* ---- Deferred handles -----------------------------------------------------------------------
+ * For a program with few threads and many clients.  No call on such a handle waits for the disk: its writes return when they
+ * are in order and in memory, and its reads answer the newest state, committed or not.  What they tell may leave the
+ * program only when it is committed (promises 1 and 2), for which the handle keeps a ticket: that of the newest commit that its calls
+ * have made or seen.  A deferred handle is for one thread at a time.  Snapshots on it show the visible state, as on any other. */
+
+typedef struct kv_group kv_group; /* commits that are flushed together */
+
+typedef struct kv_ticket {
+    uint64_t lsn;    /* where the commit ends */
+    kv_group *group; /* owned; NULL: committed already */
+} kv_ticket;
+
+/* Another handle on the same store, with the same options.  Owned: kv_close, then kv_destroy. */
+kv_status kv_dup(kv_db *db, bool deferred, kv_db **out, kv_error *err) KV_MUST_CHECK;
+
+/* The group that the calls on the deferred handle wait for; NULL: all that they told is committed.  A comparison with what it was
+ * before a call says whether that call added something to wait for. */
+const kv_group *kv_pending(const kv_db *db);
+/* A ticket for it (a reference of its own: ends with one of the next two); group NULL when there is nothing to wait for.  When it was
+ * undone in the meantime, this is told once, by the ticket, and the handle waits for nothing any more. */
+void kv_pending_ticket(kv_db *db, kv_ticket *ticket);
+/* Waits until it is committed (leading the flush, if need be) and ends the ticket.  < 0: it was undone. From any thread, with any
+ * handle on the store. */
+kv_status kv_ticket_wait(kv_db *db, kv_ticket *ticket, kv_error *err) KV_MUST_CHECK;
+/* The same if it need not wait, KV_BUSY (the ticket is kept) otherwise. */
+kv_status kv_ticket_try(kv_ticket *ticket, kv_error *err) KV_MUST_CHECK;
+void kv_ticket_copy(const kv_ticket *ticket, kv_ticket *copy);
+void kv_ticket_forget(kv_ticket *ticket);
+/* Gives back what the handle's writes have replaced, as far as they are committed.  To be called now and then. */
+void kv_settle(kv_db *db);
+
+/* Keys in the order of their hashes: calls `visit` for at most `max` keys (newest state on a deferred handle) from `*position`
+ * on, and moves it; 0 is the beginning, and the end.  A key that is there during a whole walk is visited, however the table
+ * grows meanwhile; none is visited twice.  `visit` is called without locks; `item` is borrowed for the call. */
+kv_status kv_scan(kv_db *db, uint64_t *position, size_t max, void (*visit)(void *arg, const kv_item *item),
+                  void *arg, kv_error *err) KV_MUST_CHECK;
+/* Where a walk from a random key begins. */
+kv_status kv_random_position(kv_db *db, uint64_t *position, kv_error *err) KV_MUST_CHECK;
+
+/* Closes the store under its only handle (no call in flight, no snapshots) and opens it again from its files, as a new process
+ * would.  KV_ERR_INVALID: there are other handles, or it is in memory only.  On failure the handle is closed. */
+kv_status kv_reopen(kv_db *db, kv_error *err) KV_MUST_CHECK;
 
 /* ---- Checkpoints and copies --------------------------------------------------------------- */
 

@@ -1,0 +1,47 @@
+/* txn.h - one atomic step over a few keys: read, decide, write.
+ *
+ * Layer: server.  Optimistic: a read pins the entry that it found; writes are kept aside, and reads of the step see
+ * them; the commit is one kv_write that is made only if every key that was read still has the entry that was
+ * read (kv_op.expected).  Otherwise the step begins again.  So no lock is held while a command thinks, and
+ * Python threads and other loops may write the same keys at any time.
+ *
+ * Every command but a few hot ones (GET, SET without options, DEL, INCR ...) is written once against this, and runs the
+ * same alone and inside MULTI / EXEC, where all queued commands share one step.
+ */
+#ifndef KV_SERVER_TXN_H
+#define KV_SERVER_TXN_H
+
+#include "../kv.h"
+
+typedef struct kv_txn kv_txn;
+
+/* A value as the step sees it. */
+typedef struct kv_txn_value {
+    kv_bytes value;
+    uint64_t expiry;      /* ms since 1970; 0: never */
+    const kv_item *item;  /* pinned in the store, for kv_reply_value; NULL: written in this step */
+} kv_txn_value;
+
+kv_txn *kv_txn_create(kv_db *db); /* NULL: no memory.  Reusable: one a client or one a loop */
+void kv_txn_destroy(kv_txn *t);
+
+/* Forgets everything: a new step. */
+void kv_txn_begin(kv_txn *t);
+
+/* KV_OK and *value (borrowed until the key is written, or the step ends), KV_NOTFOUND, or < 0. */
+kv_status kv_txn_get(kv_txn *t, kv_bytes key, kv_txn_value *value, kv_error *err) KV_MUST_CHECK;
+/* Copies key and value.  expiry 0: never. */
+kv_status kv_txn_put(kv_txn *t, kv_bytes key, kv_bytes value, uint64_t expiry, kv_error *err) KV_MUST_CHECK;
+kv_status kv_txn_delete(kv_txn *t, kv_bytes key, kv_error *err) KV_MUST_CHECK;
+/* Another expiry for a key that kv_txn_get has just found. */
+kv_status kv_txn_expire(kv_txn *t, kv_bytes key, uint64_t expiry, kv_error *err) KV_MUST_CHECK;
+/* The key must still have this entry (NULL: be absent) when the step is committed: WATCH.  `pin` is borrowed, and must live until
+ * then. */
+kv_status kv_txn_expect(kv_txn *t, kv_bytes key, const void *pin, kv_error *err) KV_MUST_CHECK;
+/* FLUSHALL inside EXEC: every key that there is. */
+kv_status kv_txn_delete_all(kv_txn *t, kv_error *err) KV_MUST_CHECK;
+
+/* KV_OK; KV_UNCHANGED: somebody was faster, nothing was done, begin again; or < 0. */
+kv_status kv_txn_commit(kv_txn *t, kv_error *err) KV_MUST_CHECK;
+
+#endif
