@@ -119,7 +119,7 @@ typedef enum kv_op_kind {
     KV_OP_EXPECT = 8, /* changes nothing: for its condition only */
 } kv_op_kind;
 
-typedef struct kv_op {
+typedef struct kv_op { /* zero what is not used */
     kv_op_kind kind;
     kv_bytes key;
     kv_bytes value;  /* KV_OP_PUT only */

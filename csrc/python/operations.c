@@ -191,6 +191,7 @@ static inline int add(kvpy_operations *o, PyObject *key, PyObject *value) {
     kept[1] = Py_XNewRef(value);
     op->kind = value != NULL ? KV_OP_PUT : KV_OP_DELETE;
     op->expiry = 0;
+    op->conditional = false;
     if (KVPY_UNLIKELY(bytes_of(&kept[0], KVPY_KEY, &op->key) < 0 ||
                       (value != NULL && bytes_of(&kept[1], KVPY_VALUE, &op->value) < 0))) {
         Py_DECREF(kept[0]);
