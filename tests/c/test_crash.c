@@ -410,15 +410,17 @@ static void close_and_open(crash *c, world *w) {
     world_open(w);
 }
 
-static void crash_in_mode(kv_sync sync) {
+/* `blocks`: alignment of direct I/O; 0: this system has none. */
+static void crash_in_mode(kv_sync sync, unsigned blocks, unsigned depth_max) {
     const char *more = getenv("PYKV_C_CRASH");
     world *w = world_create();
     model *m = model_create();
+    memory_os_set_direct(w->memory, blocks);
     w->options.sync = sync;
     w->options.sync_interval_ns = 1000000; /* so that syncs and marks come at any moment */
     crash c = {.options = w->options, .thorough = more != NULL};
     c.options.sync_interval_ns = UINT64_C(3600000000000);
-    c.depth_max = more != NULL ? (unsigned)atoi(more) : sync == KV_SYNC_INTERVAL ? 1 : 2;
+    c.depth_max = more != NULL ? (unsigned)atoi(more) : depth_max;
     c.seen = calloc(SEEN_SIZE, sizeof *c.seen);
     pthread_mutex_init(&c.mutex, NULL);
     watched x = {.crash = &c, .memory = w->memory};
@@ -439,6 +441,7 @@ static void crash_in_mode(kv_sync sync) {
     CHECK(run.recycled);
     world_close(w);
     fault_os_watch(w->faults, NULL, NULL);
+    CHECK_EQ(memory_os_direct_writes(w->memory) > 0, sync == KV_SYNC_ALWAYS && blocks > 0);
     printf("# sync mode %d: %d images, of which %d different ones were recovered\n", (int)sync,
            (int)c.images, (int)c.opened);
     CHECK(c.opened > (c.depth_max > 1 ? 1000 : 200));
@@ -448,15 +451,25 @@ static void crash_in_mode(kv_sync sync) {
 }
 
 static void test_power_cut_always(void) {
-    crash_in_mode(KV_SYNC_ALWAYS);
+    crash_in_mode(KV_SYNC_ALWAYS, 512, 2);
+}
+
+static void test_power_cut_large_blocks(void) {
+    crash_in_mode(KV_SYNC_ALWAYS, 4096, 1);
+}
+
+static void test_power_cut_without_direct_io(void) {
+    crash_in_mode(KV_SYNC_ALWAYS, 0, 1);
 }
 
 static void test_power_cut_interval(void) {
-    crash_in_mode(KV_SYNC_INTERVAL);
+    crash_in_mode(KV_SYNC_INTERVAL, 512, 1);
 }
 
 static void test_power_cut_never(void) {
-    crash_in_mode(KV_SYNC_NEVER);
+    crash_in_mode(KV_SYNC_NEVER, 512, 2);
 }
 
-CHECK_MAIN(TEST(test_power_cut_always), TEST(test_power_cut_interval), TEST(test_power_cut_never))
+CHECK_MAIN(TEST(test_power_cut_always), TEST(test_power_cut_large_blocks),
+           TEST(test_power_cut_without_direct_io), TEST(test_power_cut_interval),
+           TEST(test_power_cut_never))

@@ -29,6 +29,7 @@ typedef struct fault {
     size_t limit;  /* transfers of so many bytes at most */
     kv_sync sync;
     bool harmless; /* every call must succeed nevertheless */
+    bool buffered; /* the log goes through the page cache */
     bool killed;   /* no close at the end: the process is gone from the fault on */
 } fault;
 
@@ -205,6 +206,7 @@ static uint64_t run_fault(const fault *f, uint64_t nth) {
     run r = {.w = world_create(), .fault = f, .nth = nth, .m = model_create()};
     world *w = r.w;
     w->options.sync = f->sync;
+    w->options.direct_io = !f->buffered;
     w->options.sync_interval_ns = UINT64_C(3600000000000);
     w->options.preload = true; /* test_checkpoint.c has the faults of loading later */
     fault_os_limit(w->faults, f->limit);
@@ -301,6 +303,8 @@ static void test_no_space_from_then_on(void) {
 /* A part of a frame is written before the space runs out. */
 static void test_no_space_in_the_middle(void) {
     SWEEP(.call = FAULT_WRITE, .sys_errno = ENOSPC, .limit = 512);
+    SWEEP(.call = FAULT_WRITE, .sys_errno = ENOSPC, .limit = 700);
+    SWEEP(.call = FAULT_WRITE, .sys_errno = ENOSPC, .limit = 512, .buffered = true);
     SWEEP(.call = FAULT_WRITE, .sys_errno = ENOSPC, .limit = 512, .killed = true);
     SWEEP(.call = FAULT_WRITE, .sys_errno = ENOSPC, .flags = FAULT_FOREVER, .limit = 1000,
           .sync = KV_SYNC_NEVER);
@@ -309,6 +313,12 @@ static void test_no_space_in_the_middle(void) {
 static void test_rename_without_space_but_done(void) {
     SWEEP(.call = FAULT_RENAME, .sys_errno = ENOSPC, .flags = FAULT_DONE);
     SWEEP(.call = FAULT_RENAME, .sys_errno = ENOSPC, .flags = FAULT_DONE, .killed = true);
+}
+
+/* Direct I/O that is refused when it is turned on, or by a write, is done without. */
+static void test_direct_io_is_refused(void) {
+    SWEEP(.call = FAULT_DIRECT, .sys_errno = EINVAL, .harmless = true);
+    SWEEP(.call = FAULT_DIRECT, .sys_errno = EIO, .flags = FAULT_FOREVER, .harmless = true);
 }
 
 static void test_no_memory(void) {
@@ -534,6 +544,6 @@ static void test_short_frame_after_a_long_one(void) {
 CHECK_MAIN(TEST(test_undisturbed), TEST(test_eio_once), TEST(test_eio_from_then_on),
            TEST(test_killed), TEST(test_eio_but_done), TEST(test_no_space_once),
            TEST(test_no_space_from_then_on), TEST(test_no_space_in_the_middle),
-           TEST(test_rename_without_space_but_done), TEST(test_no_memory), TEST(test_interrupted),
+           TEST(test_rename_without_space_but_done), TEST(test_direct_io_is_refused), TEST(test_no_memory), TEST(test_interrupted),
            TEST(test_short_transfers), TEST(test_failed_syncs), TEST(test_failed_sync_is_final),
            TEST(test_no_space_rolls_back), TEST(test_short_frame_after_a_long_one))
