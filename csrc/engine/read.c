@@ -113,6 +113,15 @@ void kv_item_release(kv_item *item) {
     item->pin = NULL;
 }
 
+void kv_item_copy(const kv_item *item, kv_item *copy) {
+    kv_entry *e = item->pin;
+    *copy = *item;
+    if (e == NULL)
+        return;
+    kv_entry_acquire(e);
+    kv_pool_acquire(kv_pool_of(e, kv_entry_size(e)));
+}
+
 kv_status kv_contains(kv_db *db, kv_bytes key, unsigned flags, kv_error *err) {
     kv_shard *shard;
     kv_entry *e;
