@@ -6,7 +6,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-FOLDERS = ("base", "os", "engine", "python")
+FOLDERS = ("base", "os", "engine", "server", "python")
 
 sources = sorted(str(p) for folder in FOLDERS for p in Path("csrc", folder).glob("*.c"))
 headers = sorted(str(p) for p in Path("csrc").rglob("*.h"))

@@ -256,6 +256,8 @@ kv_status kv_pop(kv_db *db, kv_bytes key, unsigned flags, kv_value *value, kv_er
 /* Deletes some key and gives key and value (owned: kv_item_release), or KV_NOTFOUND when empty. */
 kv_status kv_pop_any(kv_db *db, unsigned flags, kv_item *item, kv_error *err) KV_MUST_CHECK;
 void kv_item_release(kv_item *item);
+/* A reference of its own to the same entry, without a lock: `copy` lives on when `item` is released. */
+void kv_item_copy(const kv_item *item, kv_item *copy);
 
 /* Puts if absent: KV_OK; else KV_UNCHANGED and the existing value (owned; `existing` may be NULL). */
 kv_status kv_put_absent(kv_db *db, kv_bytes key, kv_bytes value, unsigned flags,

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "c"
 BUILD = ROOT / "build" / "c-tests"
-CORE_FOLDERS = ("base", "os", "engine")
+CORE_FOLDERS = ("base", "os", "engine", "server")
 
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
 FLAGS = ["-std=c11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-DKV_DEBUG", "-Icsrc"]
