@@ -21,7 +21,7 @@ typedef struct kv_call_stats {
 
 typedef struct kv_slice {
     _Atomic uint64_t commands, hits, misses;
-    kv_call_stats *calls; /* by kv_command.index */
+    kv_call_stats *calls; /* by kv_command_index */
     char padding[64];
 } kv_slice;
 

@@ -22,11 +22,11 @@ typedef struct kv_txn_value {
     const kv_item *item;  /* pinned in the store, for kv_reply_value; NULL: written in this step */
 } kv_txn_value;
 
-kv_txn *kv_txn_create(kv_db *db); /* NULL: no memory.  Reusable: one a client or one a loop */
-void kv_txn_destroy(kv_txn *t);
+kv_txn *kv_txn_create(void); /* NULL: no memory.  Reusable: one a client or one a loop */
+void kv_txn_destroy(kv_txn *t); /* NULL is allowed */
 
-/* Forgets everything: a new step. */
-void kv_txn_begin(kv_txn *t);
+/* Forgets everything: a new step, through this handle. */
+void kv_txn_begin(kv_txn *t, kv_db *db);
 
 /* Keys and values are borrowed until the step ends: a request's arguments stay that long, and what a command makes it makes in
  * kv_txn_space. */
