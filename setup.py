@@ -50,7 +50,7 @@ def find_tls():
 
 
 macros = [] if sys.platform == "darwin" else [("_GNU_SOURCE", "1")]
-link_flags = ["-pthread"]
+link_flags = ["-pthread", "-lm"]
 # PYKV_TLS=0: build without, as where OpenSSL is missing.
 tls = find_tls() if os.environ.get("PYKV_TLS") != "0" else None
 if tls is None:
