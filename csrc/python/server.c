@@ -85,7 +85,10 @@ static int start(kvpy_server *self, kv_db *db, const kv_config *config) {
     KVPY_CALL_DETACHED(status, kv_server_start(db, config, &server, &err));
     if (status < 0) {
         if (status == KV_ERR_IO) { /* a socket's failure is no failure of the store's files */
-            PyObject *error = PyObject_CallFunction(PyExc_OSError, "is", err.sys_errno, err.message);
+            PyObject *error = err.path[0] != '\0' ? PyObject_CallFunction(PyExc_OSError, "iss", err.sys_errno,
+                                                                         err.message, err.path)
+                                                  : PyObject_CallFunction(PyExc_OSError, "is", err.sys_errno,
+                                                                          err.message);
             if (error != NULL)
                 PyErr_SetObject(PyExc_OSError, error);
             Py_XDECREF(error);
@@ -232,6 +235,17 @@ static PyObject *server_wait(PyObject *op, PyObject *args, PyObject *kwargs) {
     }
 }
 
+PyDoc_STRVAR(ask_doc, "_ask_to_stop($self)\n--\n\nLets wait() return: all that a signal's handler needs.");
+
+static PyObject *server_ask_to_stop(PyObject *op, PyObject *Py_UNUSED(ignored)) {
+    kvpy_server *self = (kvpy_server *)op;
+    if (!is_started(self))
+        return NULL;
+    if (self->pid == getpid())
+        kv_server_ask_to_stop(self->server);
+    Py_RETURN_NONE;
+}
+
 static int add_number(PyObject *dict, const char *name, unsigned long long value) {
     PyObject *number = PyLong_FromUnsignedLongLong(value);
     int result = number != NULL ? PyDict_SetItemString(dict, name, number) : -1;
@@ -333,6 +347,7 @@ static void server_dealloc(PyObject *op) {
 static PyMethodDef server_methods[] = {
     {"stop", (PyCFunction)(void (*)(void))server_stop, METH_VARARGS | METH_KEYWORDS, stop_doc},
     {"wait", (PyCFunction)(void (*)(void))server_wait, METH_VARARGS | METH_KEYWORDS, wait_doc},
+    {"_ask_to_stop", server_ask_to_stop, METH_NOARGS, ask_doc},
     {"_figures", server_figures, METH_NOARGS, figures_doc},
     {NULL, NULL, 0, NULL},
 };
