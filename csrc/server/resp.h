@@ -32,7 +32,7 @@ typedef struct kv_resp_parser {
     int64_t bulk_left;  /* the length of the bulk string at hand; -1: its length line is to come */
     size_t position;    /* of this request: where the line or the bulk string at hand begins */
     size_t scanned;     /* of that line: bytes that have no end of line among them */
-    char text[40];      /* an error that tells what came */
+    char text[48];      /* an error that tells what came */
 } kv_resp_parser;
 
 typedef enum kv_resp_result {
