@@ -1,5 +1,6 @@
 /* loop.c - see loop.h. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -316,18 +317,6 @@ static void let_go(kv_loop *loop) {
         kv_settle(loop->db);
 }
 
-/* Sees that what the round wrote will be committed.  `events`: polled again without waiting, there was more to do. */
-static void commit(kv_loop *loop) {
-    bool failed;
-    (void)kv_loop_wait_for_pending(loop, &failed); /* also for writes whose replies nobody wants */
-    if (loop->waits == NULL || loop->asked == loop->last_wait)
-        return;
-    kv_ticket ticket;
-    kv_ticket_copy(&loop->last_wait->ticket, &ticket);
-    kv_committer_ask(&loop->server->committer, loop->index, &ticket);
-    loop->asked = loop->last_wait;
-}
-
 /* Who wants to run with nothing pending has waited until the end of the round. */
 static void run_later(kv_loop *loop) {
     kv_conn *conn = loop->later;
@@ -387,6 +376,33 @@ static void bury(kv_loop *loop) {
             kv_conn_free(conn);
         }
     }
+}
+
+static int policy = -1;
+/* Sees that what the round wrote will be committed.  Returns how many events it has polled. */
+static int commit(kv_loop *loop, struct epoll_event *events) {
+    bool failed;
+    if (policy < 0) policy = getenv("PYKV_POLICY") ? atoi(getenv("PYKV_POLICY")) : 1;
+    (void)kv_loop_wait_for_pending(loop, &failed); /* also for writes whose replies nobody wants */
+    if (loop->waits == NULL || loop->asked == loop->last_wait)
+        return 0;
+    bool one = loop->waits == loop->last_wait && loop->waits->holds == loop->waits->last_hold;
+    int count = 0;
+    if (policy != 0 && loop->asked == NULL && (loop->server->sync != KV_SYNC_ALWAYS || policy == 3 || ((policy == 1 || (policy==2 && one)) && loop->again == NULL &&
+        (count = epoll_wait(loop->epoll_fd, events, EVENTS_MAX, 0)) <= 0))) {
+        kv_loop_finish_waits(loop);
+        kv_mutex_lock(&loop->turn, KV_RANK_TURN);
+        let_go(loop);
+        flush_messages(loop);
+        bury(loop);
+        kv_mutex_unlock(&loop->turn, KV_RANK_TURN);
+        return 0;
+    }
+    kv_ticket ticket;
+    kv_ticket_copy(&loop->last_wait->ticket, &ticket);
+    kv_committer_ask(&loop->server->committer, loop->index, &ticket);
+    loop->asked = loop->last_wait;
+    return count > 0 ? count : 0;
 }
 
 /* ---- Time --------------------------------------------------------------------------------------------------- */
@@ -525,9 +541,10 @@ static void *loop_main(void *arg) {
     kv_server *server = loop->server;
     struct epoll_event events[EVENTS_MAX];
     uint64_t next_ns = 0;
+    int carried = 0; /* events that the last round has polled */
     set_listening(loop, loop->index == 0);
     for (bool ended = false; !ended;) {
-        int count = poll_events(loop, events, next_ns);
+        int count = carried > 0 ? carried : poll_events(loop, events, next_ns);
         kv_mutex_lock(&loop->turn, KV_RANK_TURN);
         loop->now_ns = kv_now_ns();
         if (atomic_load(&loop->committed)) {
@@ -559,7 +576,7 @@ static void *loop_main(void *arg) {
         }
         if (atomic_load(&loop->park))
             kv_server_park(server, loop);
-        commit(loop);
+        carried = commit(loop, events);
     }
     return NULL;
 }
