@@ -16,6 +16,7 @@ void kv_refusef(kv_client *c, const char *format, ...) KV_PRINTF(2, 3);
 void kv_refuse_failure(kv_client *c, const kv_error *err);
 void kv_refuse_arity(kv_client *c, const char *name);
 
+#define KV_REDIS_VERSION "7.2.4" /* what clients may expect of the commands that there are */
 #define KV_SYNTAX_ERROR "ERR syntax error"
 #define KV_NOT_INTEGER "ERR value is not an integer or out of range"
 #define KV_TOO_LONG "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
@@ -71,6 +72,7 @@ bool kv_multi_is_open(const kv_client *c);
 void kv_multi_queue(kv_client *c, const kv_command *command, const kv_bytes *argv, size_t argc);
 void kv_multi_fail(kv_client *c);    /* a request could not be queued: EXEC will refuse */
 void kv_multi_forget(kv_client *c);  /* ends MULTI and WATCH */
+size_t kv_multi_count(const kv_client *c); /* queued requests */
 
 /* ---- Text that grows (text.c) --------------------------------------------------------------------------------- */
 
@@ -86,6 +88,8 @@ void kv_text_free(kv_text_buffer *b);
 
 /* CONFIG's rows that the store knows; NULL: none of those.  `value` has KV_CONFIG_VALUE_SIZE bytes. */
 bool kv_store_config(kv_client *c, const char *name, char *value);
+/* When the last checkpoint was made, in seconds since 1970; without one, when the server started. */
+uint64_t kv_last_save_time(kv_client *c);
 /* One line of CLIENT LIST and INFO. */
 void kv_client_describe(const kv_client *client, uint64_t now_ns, kv_text_buffer *b);
 /* Is it right (and does the client know everything from now on)?  If not, it is refused. */
