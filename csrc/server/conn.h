@@ -58,6 +58,7 @@ struct kv_conn {
     bool handshaking; /* TLS */
     bool readable;    /* there may be more to read */
     bool blocked;     /* the socket takes no more for now */
+    bool hung_up;     /* the end of what the client sends, or an error, has been told */
     bool ended;       /* the client has finished sending */
     bool dead;        /* closed; freed at the end of the round */
     bool in_again, in_flush, in_later;
@@ -77,6 +78,8 @@ void kv_conn_go_on(kv_conn *conn);
 void kv_conn_flush(kv_conn *conn);
 /* The commit of this hold has ended. */
 void kv_conn_let_go(kv_hold *hold);
+/* The client has done something. */
+void kv_conn_touch(kv_conn *conn);
 /* Stops reading; closed when its output is sent. */
 void kv_conn_finish(kv_conn *conn);
 void kv_conn_close(kv_conn *conn);

@@ -76,7 +76,7 @@ struct kv_loop {
     uint64_t tick_ns, busy_until_ns;
     bool idle_watched;
     uint64_t bytes_in, bytes_out; /* of this round */
-    bool asked; /* the committer waits for our newest ticket */
+    const kv_wait *asked; /* the newest that the committer waits for; NULL: none */
 
     /* guarded by `turn` against visitors */
     kv_mutex turn;
@@ -114,7 +114,5 @@ void kv_loop_again(kv_loop *loop, kv_conn *conn);
 void kv_loop_flush_later(kv_loop *loop, kv_conn *conn);
 /* Learns how all waits end, waiting for the disk; the connections get to know at the end of the round. */
 void kv_loop_finish_waits(kv_loop *loop);
-
-void kv_conn_list_add(kv_conn_list *list, kv_conn_link *link, kv_conn *conn);
 
 #endif

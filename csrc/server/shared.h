@@ -68,6 +68,7 @@ struct kv_server {
     bool saving;                 /* a checkpoint in the background */
     bool saver_is_joinable;
     pthread_t saver;
+    unsigned users;              /* other threads that use `db`: a reload waits for them, and they for it */
     unsigned parked;             /* loops that stand still */
     enum { KV_SERVER_RUNS, KV_SERVER_STOPS, KV_SERVER_STOPPED } state;
     kv_status stop_status;
