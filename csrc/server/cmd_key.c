@@ -8,6 +8,23 @@
 
 /* ---- Being there --------------------------------------------------------------------------------------- */
 
+/* Several keys (at least one) in one commit. */
+static kv_status delete_keys(kv_db *db, const kv_bytes *keys, size_t count, uint64_t *deleted, kv_error *err) {
+    kv_op some[16], *ops = some;
+    if (count > sizeof some / sizeof some[0])
+        ops = kv_mem_alloc(count * sizeof *ops);
+    if (ops == NULL)
+        return kv_fail_nomem(err, count * sizeof *ops);
+    size_t i = 0;
+    do {
+        ops[i] = (kv_op){.kind = KV_OP_DELETE, .key = keys[i]};
+    } while (++i < count);
+    kv_status status = kv_write(db, ops, count, 0, deleted, err);
+    if (ops != some)
+        kv_mem_free(ops);
+    return status;
+}
+
 kv_run kv_cmd_del(kv_client *c, const kv_bytes *argv, size_t argc) {
     kv_error err;
     uint64_t deleted = 0;
@@ -16,19 +33,7 @@ kv_run kv_cmd_del(kv_client *c, const kv_bytes *argv, size_t argc) {
         status = kv_delete(c->db, argv[1], 0, &err);
         deleted = status == KV_OK;
     } else {
-        kv_op some[16], *ops = some;
-        size_t count = argc - 1;
-        if (count > sizeof some / sizeof some[0])
-            ops = kv_mem_alloc(count * sizeof *ops);
-        if (ops != NULL) {
-            for (size_t i = 0; i < count; i++)
-                ops[i] = (kv_op){.kind = KV_OP_DELETE, .key = argv[1 + i]};
-            status = kv_write(c->db, ops, count, 0, &deleted, &err);
-        } else {
-            status = kv_fail_nomem(&err, count * sizeof *ops);
-        }
-        if (ops != some)
-            kv_mem_free(ops);
+        status = delete_keys(c->db, argv + 1, argc - 1, &deleted, &err);
     }
     if (status < 0)
         kv_refuse_failure(c, &err);
