@@ -180,12 +180,16 @@ kv_status kv_step_bitpos(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t a
         kv_refuse(c, KV_SYNTAX_ERROR);
         return KV_OK;
     }
-    if ((argc > 3 && !kv_parse_integer(argv[3], &first)) || (argc > 4 && !kv_parse_integer(argv[4], &last))) {
+    if (argc > 3 && !kv_parse_integer(argv[3], &first)) {
         kv_refuse(c, KV_NOT_INTEGER);
         return KV_OK;
     }
     if (argc > 5 && !parse_unit(c, argv[5], &in_bits))
         return KV_OK;
+    if (argc > 4 && !kv_parse_integer(argv[4], &last)) {
+        kv_refuse(c, KV_NOT_INTEGER);
+        return KV_OK;
+    }
     kv_txn_value value = {0};
     kv_status status = kv_lookup(c, t, argv[1], &value, err);
     if (status < 0)
@@ -340,7 +344,6 @@ static bool fit(const field *f, wide n, overflow how, int64_t *result) {
     return true;
 }
 
-/* One of GET, SET, INCRBY and OVERFLOW at argv[i]; how many arguments it has, or 0: it has been refused. */
 typedef struct field_op {
     enum { OP_GET, OP_SET, OP_INCRBY, OP_OVERFLOW } kind;
     field f;
@@ -348,6 +351,7 @@ typedef struct field_op {
     overflow how;
 } field_op;
 
+/* One of GET, SET, INCRBY and OVERFLOW at the beginning of argv; how many arguments it has, or 0: it has been refused. */
 static size_t parse_field_op(kv_client *c, const kv_bytes *argv, size_t left, field_op *op) {
     size_t size;
     if (left >= 3 && kv_word_is(argv[0], "get")) {

@@ -526,7 +526,7 @@ static kv_run client_unblock(kv_client *c, const kv_bytes *argv, size_t argc) {
     if (argc == 4 && !kv_word_is(argv[3], "timeout") && !kv_word_is(argv[3], "error"))
         kv_refuse(c, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
     else if (argc > 4)
-        kv_refuse_subcommand(c, "CLIENT", argv[1]);
+        kv_refuse_form(c, "CLIENT", argv[1]);
     else if (!kv_parse_integer(argv[2], &id))
         kv_refuse(c, KV_NOT_INTEGER);
     else
@@ -552,24 +552,26 @@ static kv_run client_unpause(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
+static const kv_subcommand client_rows[] = {
+    {"getname", 2, client_getname, "GETNAME", "The name of this connection."},
+    {"getredir", 2, client_getredir, "GETREDIR", "Always -1: there is no tracking."},
+    {"id", 2, client_id, "ID", "The number of this connection."},
+    {"info", 2, client_info, "INFO", "What there is to say about this connection."},
+    {"kill", -3, client_kill, "KILL <ip:port> | <option> <value> ...", "Closes connections."},
+    {"list", -2, client_list, "LIST [TYPE <type> | ID <id> ...]", "All connections."},
+    {"no-evict", 3, client_no_evict, "NO-EVICT (ON|OFF)", "Accepted, without effect."},
+    {"no-touch", 3, client_no_touch, "NO-TOUCH (ON|OFF)", "Accepted, without effect."},
+    {"pause", -3, client_pause, "PAUSE <timeout> [WRITE|ALL]", "Not supported."},
+    {"reply", 3, client_reply, "REPLY (ON|OFF|SKIP)", "Whether requests are answered."},
+    {"setinfo", 4, client_setinfo, "SETINFO <option> <value>", "LIB-NAME or LIB-VER of this connection."},
+    {"setname", 3, client_setname, "SETNAME <name>", "Names this connection."},
+    {"tracking", -3, client_tracking, "TRACKING OFF", "Not supported otherwise."},
+    {"trackinginfo", 2, client_trackinginfo, "TRACKINGINFO", "Always off."},
+    {"unblock", -3, client_unblock, "UNBLOCK <id> [TIMEOUT|ERROR]", "Always 0: nobody is blocked."},
+    {"unpause", 2, client_unpause, "UNPAUSE", "Accepted, without effect."},
+};
+const kv_subcommands kv_subcommands_client = {"CLIENT", client_rows, sizeof client_rows / sizeof client_rows[0]};
+
 kv_run kv_cmd_client(kv_client *c, const kv_bytes *argv, size_t argc) {
-    static const kv_subcommand table[] = {
-        {"getname", 2, client_getname, "GETNAME", "The name of this connection."},
-        {"getredir", 2, client_getredir, "GETREDIR", "Always -1: there is no tracking."},
-        {"id", 2, client_id, "ID", "The number of this connection."},
-        {"info", 2, client_info, "INFO", "What there is to say about this connection."},
-        {"kill", -3, client_kill, "KILL <ip:port> | <option> <value> ...", "Closes connections."},
-        {"list", -2, client_list, "LIST [TYPE <type> | ID <id> ...]", "All connections."},
-        {"no-evict", 3, client_no_evict, "NO-EVICT (ON|OFF)", "Accepted, without effect."},
-        {"no-touch", 3, client_no_touch, "NO-TOUCH (ON|OFF)", "Accepted, without effect."},
-        {"pause", -3, client_pause, "PAUSE <timeout> [WRITE|ALL]", "Not supported."},
-        {"reply", 3, client_reply, "REPLY (ON|OFF|SKIP)", "Whether requests are answered."},
-        {"setinfo", 4, client_setinfo, "SETINFO <option> <value>", "LIB-NAME or LIB-VER of this connection."},
-        {"setname", 3, client_setname, "SETNAME <name>", "Names this connection."},
-        {"tracking", -3, client_tracking, "TRACKING OFF", "Not supported otherwise."},
-        {"trackinginfo", 2, client_trackinginfo, "TRACKINGINFO", "Always off."},
-        {"unblock", -3, client_unblock, "UNBLOCK <id> [TIMEOUT|ERROR]", "Always 0: nobody is blocked."},
-        {"unpause", 2, client_unpause, "UNPAUSE", "Accepted, without effect."},
-    };
-    return kv_run_subcommand(c, "CLIENT", table, sizeof table / sizeof table[0], argv, argc);
+    return kv_run_subcommand(c, &kv_subcommands_client, argv, argc);
 }

@@ -123,14 +123,16 @@ static kv_run config_rewrite(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
+static const kv_subcommand config_rows[] = {
+    {"get", -3, config_get, "GET <pattern>", "Parameters whose names match, and their values."},
+    {"set", -4, config_set, "SET <directive> <value>", "Sets parameters."},
+    {"resetstat", 2, config_resetstat, "RESETSTAT", "Begins to count again."},
+    {"rewrite", 2, config_rewrite, "REWRITE", "Always an error: there is no configuration file."},
+};
+const kv_subcommands kv_subcommands_config = {"CONFIG", config_rows, sizeof config_rows / sizeof config_rows[0]};
+
 kv_run kv_cmd_config(kv_client *c, const kv_bytes *argv, size_t argc) {
-    static const kv_subcommand table[] = {
-        {"get", -3, config_get, "GET <pattern>", "Parameters whose names match, and their values."},
-        {"set", -4, config_set, "SET <directive> <value>", "Sets parameters."},
-        {"resetstat", 2, config_resetstat, "RESETSTAT", "Begins to count again."},
-        {"rewrite", 2, config_rewrite, "REWRITE", "Always an error: there is no configuration file."},
-    };
-    return kv_run_subcommand(c, "CONFIG", table, COUNT(table), argv, argc);
+    return kv_run_subcommand(c, &kv_subcommands_config, argv, argc);
 }
 
 /* ---- COMMAND ------------------------------------------------------------------------------------------- */
@@ -212,7 +214,7 @@ static kv_run command_info(kv_client *c, const kv_bytes *argv, size_t argc) {
         if (command != NULL)
             reply_command(c, command);
         else
-            kv_reply_null_array(&c->reply);
+            kv_reply_null(&c->reply);
     }
     return KV_RUN_DONE;
 }
@@ -306,17 +308,19 @@ static kv_run command_getkeys(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
+static const kv_subcommand command_rows[] = {
+    {"count", 2, command_count, "COUNT", "How many commands there are."},
+    {"docs", -2, command_docs, "DOCS [<command-name> ...]", "What commands are for."},
+    {"getkeys", -3, command_getkeys, "GETKEYS <full-command>", "The keys in a request."},
+    {"info", -2, command_info, "INFO [<command-name> ...]", "Arity, flags and keys of commands."},
+    {"list", -2, command_list, "LIST [FILTERBY (MODULE|ACLCAT|PATTERN) <value>]", "Names of commands."},
+};
+const kv_subcommands kv_subcommands_command = {"COMMAND", command_rows, sizeof command_rows / sizeof command_rows[0]};
+
 kv_run kv_cmd_command(kv_client *c, const kv_bytes *argv, size_t argc) {
-    static const kv_subcommand table[] = {
-        {"count", 2, command_count, "COUNT", "How many commands there are."},
-        {"docs", -2, command_docs, "DOCS [<command-name> ...]", "What commands are for."},
-        {"getkeys", -3, command_getkeys, "GETKEYS <full-command>", "The keys in a request."},
-        {"info", -2, command_info, "INFO [<command-name> ...]", "Arity, flags and keys of commands."},
-        {"list", -2, command_list, "LIST [FILTERBY (MODULE|ACLCAT|PATTERN) <value>]", "Names of commands."},
-    };
     if (argc == 1)
         return command_info(c, argv, argc);
-    return kv_run_subcommand(c, "COMMAND", table, COUNT(table), argv, argc);
+    return kv_run_subcommand(c, &kv_subcommands_command, argv, argc);
 }
 
 /* ---- Time and checkpoints ------------------------------------------------------------------------------ */
@@ -547,25 +551,27 @@ static kv_run debug_object(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
+static const kv_subcommand debug_rows[] = {
+    {"sleep", 3, debug_sleep, "SLEEP <seconds>", "Stops this loop for so long."},
+    {"reload", -2, debug_reload, "RELOAD", "Closes the store and opens it again from its files."},
+    {"loadaof", 2, debug_reload, "LOADAOF", "The same."},
+    {"object", -3, debug_object, "OBJECT <key>", "How the key's value is kept."},
+    {"stringmatch-len", 4, debug_stringmatch, "STRINGMATCH-LEN <len> <pattern>", "Matches a text of so many \"a\"."},
+    {"set-active-expire", 3, reply_ok, "SET-ACTIVE-EXPIRE <0|1>", "Accepted, without effect."},
+    {"change-repl-id", 2, reply_ok, "CHANGE-REPL-ID", "Accepted, without effect."},
+    {"jmap", -2, reply_ok, "JMAP", "Accepted, without effect."},
+    {"quicklist-packed-threshold", 3, reply_ok, NULL, NULL},
+    {"set-disable-deny-scripts", 3, reply_ok, NULL, NULL},
+    {"replybuffer", -2, reply_ok, NULL, NULL},
+    {"dict-resizing", 3, reply_ok, NULL, NULL},
+    {"pause-cron", 3, reply_ok, NULL, NULL},
+};
+const kv_subcommands kv_subcommands_debug = {"DEBUG", debug_rows, sizeof debug_rows / sizeof debug_rows[0]};
+
 kv_run kv_cmd_debug(kv_client *c, const kv_bytes *argv, size_t argc) {
-    static const kv_subcommand table[] = {
-        {"sleep", 3, debug_sleep, "SLEEP <seconds>", "Stops this loop for so long."},
-        {"reload", -2, debug_reload, "RELOAD", "Closes the store and opens it again from its files."},
-        {"loadaof", 2, debug_reload, "LOADAOF", "The same."},
-        {"object", -3, debug_object, "OBJECT <key>", "How the key's value is kept."},
-        {"stringmatch-len", 4, debug_stringmatch, "STRINGMATCH-LEN <len> <pattern>", "Matches a text of so many \"a\"."},
-        {"set-active-expire", 3, reply_ok, "SET-ACTIVE-EXPIRE <0|1>", "Accepted, without effect."},
-        {"change-repl-id", 2, reply_ok, "CHANGE-REPL-ID", "Accepted, without effect."},
-        {"jmap", -2, reply_ok, "JMAP", "Accepted, without effect."},
-        {"quicklist-packed-threshold", 3, reply_ok, NULL, NULL},
-        {"set-disable-deny-scripts", 3, reply_ok, NULL, NULL},
-        {"replybuffer", -2, reply_ok, NULL, NULL},
-        {"dict-resizing", 3, reply_ok, NULL, NULL},
-        {"pause-cron", 3, reply_ok, NULL, NULL},
-    };
     if (refuse_debug(c))
         return KV_RUN_DONE;
-    return kv_run_subcommand(c, "DEBUG", table, COUNT(table), argv, argc);
+    return kv_run_subcommand(c, &kv_subcommands_debug, argv, argc);
 }
 
 /* ---- SLOWLOG ------------------------------------------------------------------------------------------- */
@@ -573,7 +579,7 @@ kv_run kv_cmd_debug(kv_client *c, const kv_bytes *argv, size_t argc) {
 static kv_run slowlog_get(kv_client *c, const kv_bytes *argv, size_t argc) {
     int64_t wanted = 10;
     if (argc > 3) {
-        kv_refuse_arity(c, "slowlog|get");
+        kv_refuse_form(c, "SLOWLOG", argv[1]);
         return KV_RUN_DONE;
     }
     if (argc == 3 && (!kv_parse_integer(argv[2], &wanted) || wanted < -1)) {
@@ -615,13 +621,15 @@ static kv_run slowlog_reset(kv_client *c, const kv_bytes *argv, size_t argc) {
     return reply_ok(c, argv, argc);
 }
 
+static const kv_subcommand slowlog_rows[] = {
+    {"get", -2, slowlog_get, "GET [<count>]", "The newest entries; all with -1."},
+    {"len", 2, slowlog_len, "LEN", "How many entries there are."},
+    {"reset", 2, slowlog_reset, "RESET", "Forgets all entries."},
+};
+const kv_subcommands kv_subcommands_slowlog = {"SLOWLOG", slowlog_rows, sizeof slowlog_rows / sizeof slowlog_rows[0]};
+
 kv_run kv_cmd_slowlog(kv_client *c, const kv_bytes *argv, size_t argc) {
-    static const kv_subcommand table[] = {
-        {"get", -2, slowlog_get, "GET [<count>]", "The newest entries; all with -1."},
-        {"len", 2, slowlog_len, "LEN", "How many entries there are."},
-        {"reset", 2, slowlog_reset, "RESET", "Forgets all entries."},
-    };
-    return kv_run_subcommand(c, "SLOWLOG", table, COUNT(table), argv, argc);
+    return kv_run_subcommand(c, &kv_subcommands_slowlog, argv, argc);
 }
 
 /* ---- LATENCY ------------------------------------------------------------------------------------------- */
@@ -687,15 +695,17 @@ static kv_run latency_doctor(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
+static const kv_subcommand latency_rows[] = {
+    {"doctor", 2, latency_doctor, "DOCTOR", "A line about latency."},
+    {"histogram", -2, latency_histogram, "HISTOGRAM [COMMAND ...]", "How long commands took."},
+    {"history", 3, reply_empty, "HISTORY <event>", "Nothing: no events are kept."},
+    {"latest", 2, reply_empty, "LATEST", "Nothing: no events are kept."},
+    {"reset", -2, latency_reset, "RESET [<event> ...]", "Always 0: no events are kept."},
+};
+const kv_subcommands kv_subcommands_latency = {"LATENCY", latency_rows, sizeof latency_rows / sizeof latency_rows[0]};
+
 kv_run kv_cmd_latency(kv_client *c, const kv_bytes *argv, size_t argc) {
-    static const kv_subcommand table[] = {
-        {"doctor", 2, latency_doctor, "DOCTOR", "A line about latency."},
-        {"histogram", -2, latency_histogram, "HISTOGRAM [COMMAND ...]", "How long commands took."},
-        {"history", 3, reply_empty, "HISTORY <event>", "Nothing: no events are kept."},
-        {"latest", 2, reply_empty, "LATEST", "Nothing: no events are kept."},
-        {"reset", -2, latency_reset, "RESET [<event> ...]", "Always 0: no events are kept."},
-    };
-    return kv_run_subcommand(c, "LATENCY", table, COUNT(table), argv, argc);
+    return kv_run_subcommand(c, &kv_subcommands_latency, argv, argc);
 }
 
 /* ---- What there is not --------------------------------------------------------------------------------- */
@@ -777,27 +787,33 @@ static kv_run acl_cat(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
+static const kv_subcommand acl_rows[] = {
+    {"cat", -2, acl_cat, "CAT [<category>]", "Categories, or the commands of one."},
+    {"list", 2, acl_list, "LIST", "The one user."},
+    {"users", 2, acl_users, "USERS", "The one user's name."},
+    {"whoami", 2, acl_whoami, "WHOAMI", "Always \"default\"."},
+};
+const kv_subcommands kv_subcommands_acl = {"ACL", acl_rows, sizeof acl_rows / sizeof acl_rows[0]};
+
 kv_run kv_cmd_acl(kv_client *c, const kv_bytes *argv, size_t argc) {
-    static const kv_subcommand table[] = {
-        {"cat", -2, acl_cat, "CAT [<category>]", "Categories, or the commands of one."},
-        {"list", 2, acl_list, "LIST", "The one user."},
-        {"users", 2, acl_users, "USERS", "The one user's name."},
-        {"whoami", 2, acl_whoami, "WHOAMI", "Always \"default\"."},
-    };
-    return kv_run_subcommand(c, "ACL", table, COUNT(table), argv, argc);
+    return kv_run_subcommand(c, &kv_subcommands_acl, argv, argc);
 }
+
+static const kv_subcommand module_rows[] = {{"list", 2, reply_empty, "LIST", "Always empty."}};
+const kv_subcommands kv_subcommands_module = {"MODULE", module_rows, sizeof module_rows / sizeof module_rows[0]};
 
 kv_run kv_cmd_module(kv_client *c, const kv_bytes *argv, size_t argc) {
-    static const kv_subcommand table[] = {{"list", 2, reply_empty, "LIST", "Always empty."}};
-    return kv_run_subcommand(c, "MODULE", table, COUNT(table), argv, argc);
+    return kv_run_subcommand(c, &kv_subcommands_module, argv, argc);
 }
 
+static const kv_subcommand function_rows[] = {
+    {"flush", -2, reply_ok, "FLUSH [ASYNC|SYNC]", "Accepted: there are none."},
+    {"list", -2, reply_empty, "LIST", "Always empty."},
+};
+const kv_subcommands kv_subcommands_function = {"FUNCTION", function_rows, sizeof function_rows / sizeof function_rows[0]};
+
 kv_run kv_cmd_function(kv_client *c, const kv_bytes *argv, size_t argc) {
-    static const kv_subcommand table[] = {
-        {"flush", -2, reply_ok, "FLUSH [ASYNC|SYNC]", "Accepted: there are none."},
-        {"list", -2, reply_empty, "LIST", "Always empty."},
-    };
-    return kv_run_subcommand(c, "FUNCTION", table, COUNT(table), argv, argc);
+    return kv_run_subcommand(c, &kv_subcommands_function, argv, argc);
 }
 
 static kv_run script_exists(kv_client *c, const kv_bytes *argv, size_t argc) {
@@ -808,12 +824,14 @@ static kv_run script_exists(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
+static const kv_subcommand script_rows[] = {
+    {"exists", -3, script_exists, "EXISTS <sha1> [<sha1> ...]", "Always 0."},
+    {"flush", -2, reply_ok, "FLUSH [ASYNC|SYNC]", "Accepted: there are none."},
+};
+const kv_subcommands kv_subcommands_script = {"SCRIPT", script_rows, sizeof script_rows / sizeof script_rows[0]};
+
 kv_run kv_cmd_script(kv_client *c, const kv_bytes *argv, size_t argc) {
-    static const kv_subcommand table[] = {
-        {"exists", -3, script_exists, "EXISTS <sha1> [<sha1> ...]", "Always 0."},
-        {"flush", -2, reply_ok, "FLUSH [ASYNC|SYNC]", "Accepted: there are none."},
-    };
-    return kv_run_subcommand(c, "SCRIPT", table, COUNT(table), argv, argc);
+    return kv_run_subcommand(c, &kv_subcommands_script, argv, argc);
 }
 
 kv_run kv_cmd_cluster(kv_client *c, const kv_bytes *argv, size_t argc) {

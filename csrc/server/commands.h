@@ -56,15 +56,33 @@ kv_run kv_command_call(kv_client *c, const kv_command *command, kv_txn *t, const
 typedef struct kv_subcommand {
     const char *name;
     int arity; /* with the command's name; negative: at least */
-    kv_command_function function;
-    const char *usage, *help; /* lines of HELP */
+    kv_command_function function; /* NULL: the command's step does it */
+    const char *usage, *help; /* lines of HELP; NULL: not told there */
 } kv_subcommand;
 
-/* Finds argv[1] in the table and calls it, or HELP, or refuses.  `name`: upper case. */
-kv_run kv_run_subcommand(kv_client *c, const char *name, const kv_subcommand *table, size_t count,
-                         const kv_bytes *argv, size_t argc);
-void kv_reply_help(kv_client *c, const char *name, const kv_subcommand *table, size_t count);
+typedef struct kv_subcommands {
+    const char *name; /* the command's, upper case */
+    const kv_subcommand *rows;
+    size_t count;
+} kv_subcommands;
+
+/* Commands whose first argument is a subcommand.  Unknown ones, and a wrong number of arguments, are refused before the command is
+ * called or queued. */
+#define KV_COMMAND_CONTAINERS(X)                                                                                     \
+    X(acl) X(client) X(command) X(config) X(debug) X(function) X(latency) X(memory) X(module) X(object) X(pubsub)    \
+    X(script) X(slowlog)
+
+#define X(name) extern const kv_subcommands kv_subcommands_##name;
+KV_COMMAND_CONTAINERS(X)
+#undef X
+
+/* The row of argv[1], or NULL: HELP. */
+const kv_subcommand *kv_subcommand_find(const kv_subcommands *subcommands, kv_bytes name);
+/* Calls what argv[1] names, or HELP. */
+kv_run kv_run_subcommand(kv_client *c, const kv_subcommands *subcommands, const kv_bytes *argv, size_t argc);
+void kv_reply_help(kv_client *c, const kv_subcommands *subcommands);
 void kv_refuse_subcommand(kv_client *c, const char *name, kv_bytes subcommand);
+void kv_refuse_form(kv_client *c, const char *name, kv_bytes subcommand); /* the number of its arguments is wrong */
 
 /* ---- MULTI (cmd_multi.c) ------------------------------------------------------------------------------------ */
 
@@ -111,7 +129,7 @@ void kv_set_name(char **name, kv_bytes value);
     X(strlen) X(getrange) X(setrange) X(incr) X(decr) X(incrby) X(decrby) X(incrbyfloat) X(lcs) X(delifeq)           \
     X(setbit) X(getbit) X(bitcount) X(bitpos) X(bitop) X(bitfield) X(bitfield_ro) X(del) X(exists) X(touch) X(type)  \
     X(rename) X(renamenx) X(copy) X(flushall) X(dump) X(restore) X(object) X(memory) X(expire) X(pexpire)            \
-    X(expireat) X(pexpireat) X(ttl) X(pttl) X(expiretime) X(pexpiretime) X(persist)
+    X(expireat) X(pexpireat) X(ttl) X(pttl) X(expiretime) X(pexpiretime) X(persist) X(dbsize)
 
 #define X(name) kv_run kv_cmd_##name(kv_client *c, const kv_bytes *argv, size_t argc);
 KV_COMMAND_FUNCTIONS(X)
