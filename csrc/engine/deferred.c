@@ -9,11 +9,12 @@
 
 /* ---- What is waited for ---------------------------------------------------------------------- */
 
-static bool is_done(const kv_ticket *ticket) {
+/* How the ticket's group ended; KV_BUSY: not yet.  The ticket stays. */
+static kv_status outcome(const kv_ticket *ticket) {
     kv_ticket copy = kv_log_copy(ticket);
-    bool done = kv_log_try(&copy, NULL) != KV_BUSY;
+    kv_status status = kv_log_try(&copy, NULL);
     kv_log_forget(&copy);
-    return done;
+    return status;
 }
 
 void kv_deferred_note(kv_db *db, kv_ticket *ticket) {
@@ -23,7 +24,7 @@ void kv_deferred_note(kv_db *db, kv_ticket *ticket) {
         if (ticket->lsn > pending->lsn)
             pending->lsn = ticket->lsn;
         kv_log_forget(ticket);
-    } else if (pending->group == NULL || ticket->lsn > pending->lsn || is_done(pending)) {
+    } else if (pending->group == NULL || ticket->lsn > pending->lsn || outcome(pending) != KV_BUSY) {
         /* (After a rollback positions are used again, so that a later one may be lower; what was undone is done.) */
         kv_log_forget(pending);
         *pending = *ticket;
@@ -82,9 +83,15 @@ void kv_pending_ticket(kv_db *db, kv_ticket *ticket) {
     if (db->deferred == NULL)
         return;
     kv_ticket *pending = &db->deferred->pending;
-    if (pending->group != NULL && kv_log_try(pending, NULL) == KV_OK)
-        return; /* committed meanwhile, and it waits for nothing any more */
-    *ticket = kv_log_copy(pending);
+    kv_status status = outcome(pending);
+    if (status == KV_BUSY) {
+        *ticket = kv_log_copy(pending);
+    } else if (status < 0) { /* undone meanwhile: it waits for nothing more, but what it told was wrong */
+        *ticket = *pending;
+        pending->group = NULL;
+    } else {
+        kv_log_forget(pending);
+    }
 }
 
 kv_status kv_ticket_wait(kv_db *db, kv_ticket *ticket, kv_error *err) {

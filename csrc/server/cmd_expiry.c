@@ -143,7 +143,7 @@ static kv_status step_ttl(kv_client *c, kv_txn *t, kv_bytes key, bool in_seconds
         told = told > 0 ? told : 0;
     }
     if (told >= 0 && in_seconds)
-        told = is_relative ? (told + 500) / 1000 : told / 1000;
+        told = (told + 500) / 1000;
     kv_reply_integer(&c->reply, told);
     return KV_OK;
 }

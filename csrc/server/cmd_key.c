@@ -8,6 +8,23 @@
 
 /* ---- Being there --------------------------------------------------------------------------------------- */
 
+/* Several keys (at least one) in one commit. */
+static kv_status delete_keys(kv_db *db, const kv_bytes *keys, size_t count, uint64_t *deleted, kv_error *err) {
+    kv_op some[16], *ops = some;
+    if (count > sizeof some / sizeof some[0])
+        ops = kv_mem_alloc(count * sizeof *ops);
+    if (ops == NULL)
+        return kv_fail_nomem(err, count * sizeof *ops);
+    size_t i = 0;
+    do {
+        ops[i] = (kv_op){.kind = KV_OP_DELETE, .key = keys[i]};
+    } while (++i < count);
+    kv_status status = kv_write(db, ops, count, 0, deleted, err);
+    if (ops != some)
+        kv_mem_free(ops);
+    return status;
+}
+
 kv_run kv_cmd_del(kv_client *c, const kv_bytes *argv, size_t argc) {
     kv_error err;
     uint64_t deleted = 0;
@@ -16,19 +33,7 @@ kv_run kv_cmd_del(kv_client *c, const kv_bytes *argv, size_t argc) {
         status = kv_delete(c->db, argv[1], 0, &err);
         deleted = status == KV_OK;
     } else {
-        kv_op some[16], *ops = some;
-        size_t count = argc - 1;
-        if (count > sizeof some / sizeof some[0])
-            ops = kv_mem_alloc(count * sizeof *ops);
-        if (ops != NULL) {
-            for (size_t i = 0; i < count; i++)
-                ops[i] = (kv_op){.kind = KV_OP_DELETE, .key = argv[1 + i]};
-            status = kv_write(c->db, ops, count, 0, &deleted, &err);
-        } else {
-            status = kv_fail_nomem(&err, count * sizeof *ops);
-        }
-        if (ops != some)
-            kv_mem_free(ops);
+        status = delete_keys(c->db, argv + 1, argc - 1, &deleted, &err);
     }
     if (status < 0)
         kv_refuse_failure(c, &err);
@@ -341,6 +346,16 @@ kv_run kv_cmd_dbsize(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
+kv_status kv_step_dbsize(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t argc, kv_error *err) {
+    (void)argv;
+    (void)argc;
+    uint64_t count;
+    kv_status status = kv_txn_count(t, &count, err);
+    if (status == KV_OK)
+        kv_reply_integer(&c->reply, (int64_t)count);
+    return status;
+}
+
 static bool flush_options_are_good(kv_client *c, const kv_bytes *argv, size_t argc) {
     if (argc == 1 || (argc == 2 && (kv_word_is(argv[1], "async") || kv_word_is(argv[1], "sync"))))
         return true;
@@ -376,27 +391,20 @@ static const char *encoding_of(kv_bytes value) {
     return value.size <= 44 ? "embstr" : "raw";
 }
 
-static const kv_subcommand object_help[] = {
-    {"encoding", 3, NULL, "ENCODING <key>", "How Redis would keep the value."},
-    {"freq", 3, NULL, "FREQ <key>", "Always an error: frequencies are not told."},
-    {"idletime", 3, NULL, "IDLETIME <key>", "Always 0: times of use are not kept."},
-    {"refcount", 3, NULL, "REFCOUNT <key>", "Always 1."},
+enum { ENCODING, FREQ, IDLETIME, REFCOUNT };
+static const kv_subcommand object_rows[] = {
+    [ENCODING] = {"encoding", 3, NULL, "ENCODING <key>", "How Redis would keep the value."},
+    [FREQ] = {"freq", 3, NULL, "FREQ <key>", "Always an error: frequencies are not told."},
+    [IDLETIME] = {"idletime", 3, NULL, "IDLETIME <key>", "Always 0: times of use are not kept."},
+    [REFCOUNT] = {"refcount", 3, NULL, "REFCOUNT <key>", "Always 1."},
 };
-#define OBJECT_ROWS (sizeof object_help / sizeof object_help[0])
+const kv_subcommands kv_subcommands_object = {"OBJECT", object_rows, sizeof object_rows / sizeof object_rows[0]};
 
 kv_status kv_step_object(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t argc, kv_error *err) {
-    size_t i = 0;
-    while (i < OBJECT_ROWS && !kv_word_is(argv[1], object_help[i].name))
-        i++;
-    if (i == OBJECT_ROWS) {
-        if (argc == 2 && kv_word_is(argv[1], "help"))
-            kv_reply_help(c, "OBJECT", object_help, OBJECT_ROWS);
-        else
-            kv_refuse_subcommand(c, "OBJECT", argv[1]);
-        return KV_OK;
-    }
-    if (argc != 3) {
-        kv_refusef(c, "ERR wrong number of arguments for 'object|%s' command", object_help[i].name);
+    (void)argc;
+    const kv_subcommand *row = kv_subcommand_find(&kv_subcommands_object, argv[1]);
+    if (row == NULL) {
+        kv_reply_help(c, &kv_subcommands_object);
         return KV_OK;
     }
     if (argv[2].size > KV_KEY_MAX) {
@@ -409,24 +417,25 @@ kv_status kv_step_object(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t a
         return status;
     if (status == KV_NOTFOUND)
         kv_reply_null(&c->reply);
-    else if (i == 0)
+    else if (row == &object_rows[ENCODING])
         kv_reply_bulk_text(&c->reply, encoding_of(value.value));
-    else if (i == 1)
+    else if (row == &object_rows[FREQ])
         kv_refuse(c, "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when "
                      "switching between policies at runtime LRU and LFU data will take some time to adjust.");
     else
-        kv_reply_integer(&c->reply, i == 2 ? 0 : 1);
+        kv_reply_integer(&c->reply, row == &object_rows[REFCOUNT]);
     return KV_OK;
 }
 
-static const kv_subcommand memory_help[] = {
-    {"doctor", 2, NULL, "DOCTOR", "A line about the memory."},
-    {"malloc-stats", 2, NULL, "MALLOC-STATS", "Nothing: the store has its own pools."},
-    {"purge", 2, NULL, "PURGE", "Does nothing."},
-    {"stats", 2, NULL, "STATS", "What takes how much memory."},
-    {"usage", -3, NULL, "USAGE <key> [SAMPLES <count>]", "The bytes that a key takes."},
+enum { DOCTOR, MALLOC_STATS, PURGE, STATS, USAGE };
+static const kv_subcommand memory_rows[] = {
+    [DOCTOR] = {"doctor", 2, NULL, "DOCTOR", "A line about the memory."},
+    [MALLOC_STATS] = {"malloc-stats", 2, NULL, "MALLOC-STATS", "Nothing: the store has its own pools."},
+    [PURGE] = {"purge", 2, NULL, "PURGE", "Does nothing."},
+    [STATS] = {"stats", 2, NULL, "STATS", "What takes how much memory."},
+    [USAGE] = {"usage", -3, NULL, "USAGE <key> [SAMPLES <count>]", "The bytes that a key takes."},
 };
-#define MEMORY_ROWS (sizeof memory_help / sizeof memory_help[0])
+const kv_subcommands kv_subcommands_memory = {"MEMORY", memory_rows, sizeof memory_rows / sizeof memory_rows[0]};
 
 static void reply_memory_stats(kv_client *c) {
     kv_stats stats;
@@ -478,31 +487,22 @@ static kv_status step_memory_usage(kv_client *c, kv_txn *t, const kv_bytes *argv
 }
 
 kv_status kv_step_memory(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t argc, kv_error *err) {
-    size_t i = 0;
-    while (i < MEMORY_ROWS && !kv_word_is(argv[1], memory_help[i].name))
-        i++;
-    if (i == MEMORY_ROWS) {
-        if (argc == 2 && kv_word_is(argv[1], "help"))
-            kv_reply_help(c, "MEMORY", memory_help, MEMORY_ROWS);
-        else
-            kv_refuse_subcommand(c, "MEMORY", argv[1]);
+    const kv_subcommand *row = kv_subcommand_find(&kv_subcommands_memory, argv[1]);
+    if (row == NULL) {
+        kv_reply_help(c, &kv_subcommands_memory);
         return KV_OK;
     }
-    if (memory_help[i].arity > 0 ? argc != (size_t)memory_help[i].arity : argc < (size_t)-memory_help[i].arity) {
-        kv_refusef(c, "ERR wrong number of arguments for 'memory|%s' command", memory_help[i].name);
-        return KV_OK;
-    }
-    switch (i) {
-    case 0:
+    switch (row - memory_rows) {
+    case DOCTOR:
         kv_reply_bulk_text(&c->reply, "Nothing to report.");
         return KV_OK;
-    case 1:
+    case MALLOC_STATS:
         kv_reply_bulk_text(&c->reply, "Stats not supported for the current allocator");
         return KV_OK;
-    case 2:
+    case PURGE:
         kv_reply_ok(&c->reply);
         return KV_OK;
-    case 3:
+    case STATS:
         reply_memory_stats(c);
         return KV_OK;
     default:

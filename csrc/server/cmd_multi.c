@@ -84,6 +84,10 @@ bool kv_multi_is_open(const kv_client *c) {
     return c->multi != NULL && c->multi->is_open;
 }
 
+size_t kv_multi_count(const kv_client *c) {
+    return c->multi != NULL ? c->multi->count : 0;
+}
+
 void kv_multi_fail(kv_client *c) {
     if (kv_multi_is_open(c))
         c->multi->is_bad = true;

@@ -95,7 +95,7 @@ static bool note_channel(void *arg, kv_bytes channel) {
 
 static kv_run pubsub_channels(kv_client *c, const kv_bytes *argv, size_t argc) {
     if (argc > 3) {
-        kv_refuse_subcommand(c, "PUBSUB", argv[1]);
+        kv_refuse_form(c, "PUBSUB", argv[1]);
         return KV_RUN_DONE;
     }
     found_channels f = {.pattern = argc == 3 ? &argv[2] : NULL};
@@ -132,11 +132,13 @@ static kv_run pubsub_numpat(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
+static const kv_subcommand pubsub_rows[] = {
+    {"channels", -2, pubsub_channels, "CHANNELS [<pattern>]", "The channels that somebody listens to."},
+    {"numpat", 2, pubsub_numpat, "NUMPAT", "How many patterns somebody listens to."},
+    {"numsub", -2, pubsub_numsub, "NUMSUB [<channel> ...]", "How many listen to each of the channels."},
+};
+const kv_subcommands kv_subcommands_pubsub = {"PUBSUB", pubsub_rows, sizeof pubsub_rows / sizeof pubsub_rows[0]};
+
 kv_run kv_cmd_pubsub(kv_client *c, const kv_bytes *argv, size_t argc) {
-    static const kv_subcommand table[] = {
-        {"channels", -2, pubsub_channels, "CHANNELS [<pattern>]", "The channels that somebody listens to."},
-        {"numpat", 2, pubsub_numpat, "NUMPAT", "How many patterns somebody listens to."},
-        {"numsub", -2, pubsub_numsub, "NUMSUB [<channel> ...]", "How many listen to each of the channels."},
-    };
-    return kv_run_subcommand(c, "PUBSUB", table, sizeof table / sizeof table[0], argv, argc);
+    return kv_run_subcommand(c, &kv_subcommands_pubsub, argv, argc);
 }

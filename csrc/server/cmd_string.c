@@ -138,7 +138,6 @@ enum {
     SET_GET = 8,
     SET_KEEPTTL = 16,
     SET_EXPIRY = 32,
-    SET_PERSIST = 64,
 };
 
 typedef struct set_options {
@@ -165,25 +164,27 @@ static bool parse_expiry(kv_client *c, kv_bytes text, bool in_seconds, bool is_m
     return true;
 }
 
-/* The options EX, PX, EXAT, PXAT.  Redis reports a conflict of options before a bad number, so the number is looked at when all
- * options have been read. */
+/* The options EX, PX, EXAT, PXAT.  One may be given twice (the last counts), but not two of them.  A conflict is reported before a
+ * bad number, so the number is looked at when all options have been read. */
 typedef struct expiry_option {
-    kv_bytes text;
+    kv_bytes text; /* the number */
     bool is_given, in_seconds, is_moment;
 } expiry_option;
 
-static bool is_expiry_option(kv_bytes word, expiry_option *option) {
+/* Takes `word` if it is such an option; false: it is not, or there is another one already. */
+static bool take_expiry_option(kv_bytes word, kv_bytes number, expiry_option *option) {
     bool in_seconds = kv_word_is(word, "ex") || kv_word_is(word, "exat");
     bool is_moment = kv_word_is(word, "exat") || kv_word_is(word, "pxat");
     if (!in_seconds && !is_moment && !kv_word_is(word, "px"))
         return false;
-    option->in_seconds = in_seconds;
-    option->is_moment = is_moment;
+    if (option->is_given && (option->in_seconds != in_seconds || option->is_moment != is_moment))
+        return false;
+    *option = (expiry_option){number, true, in_seconds, is_moment};
     return true;
 }
 
 static bool parse_set_options(kv_client *c, const kv_bytes *argv, size_t argc, set_options *o) {
-    const unsigned conditions = SET_NX | SET_XX | SET_IFEQ, lives = SET_KEEPTTL | SET_EXPIRY;
+    const unsigned conditions = SET_NX | SET_XX | SET_IFEQ;
     expiry_option expiry = {0};
     *o = (set_options){0};
     for (size_t i = 3; i < argc; i++) {
@@ -199,8 +200,8 @@ static bool parse_set_options(kv_client *c, const kv_bytes *argv, size_t argc, s
             flag = SET_KEEPTTL, excludes = SET_EXPIRY;
         else if (kv_word_is(word, "ifeq") && i + 1 < argc)
             flag = SET_IFEQ, excludes = conditions, o->expected = argv[++i];
-        else if (i + 1 < argc && is_expiry_option(word, &expiry))
-            flag = SET_EXPIRY, excludes = lives, expiry.text = argv[++i];
+        else if (i + 1 < argc && take_expiry_option(word, argv[i + 1], &expiry))
+            flag = SET_EXPIRY, excludes = SET_KEEPTTL, i++;
         if (flag == 0 || (o->flags & excludes) != 0) {
             kv_refuse(c, KV_SYNTAX_ERROR);
             return false;
@@ -348,16 +349,13 @@ kv_status kv_step_getdel(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t a
 
 kv_status kv_step_getex(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t argc, kv_error *err) {
     expiry_option option = {0};
-    unsigned flags = 0;
+    bool persist = false;
     for (size_t i = 2; i < argc; i++) {
-        bool is_good = flags == 0;
-        if (kv_word_is(argv[i], "persist"))
-            flags = SET_PERSIST;
-        else if (i + 1 < argc && is_expiry_option(argv[i], &option))
-            flags = SET_EXPIRY, option.text = argv[++i];
-        else
-            is_good = false;
-        if (!is_good) {
+        if (kv_word_is(argv[i], "persist") && !option.is_given) {
+            persist = true;
+        } else if (!persist && i + 1 < argc && take_expiry_option(argv[i], argv[i + 1], &option)) {
+            i++;
+        } else {
             kv_refuse(c, KV_SYNTAX_ERROR);
             return KV_OK;
         }
@@ -371,11 +369,11 @@ kv_status kv_step_getex(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t ar
         kv_reply_null(&c->reply);
         return KV_OK;
     }
-    if (flags == SET_EXPIRY &&
+    if (option.is_given &&
         !parse_expiry(c, option.text, option.in_seconds, option.is_moment, "getex", &expiry))
         return KV_OK;
     kv_reply_txn_value(c, &value);
-    if (flags == SET_EXPIRY || (flags == SET_PERSIST && value.expiry != 0))
+    if (option.is_given || (persist && value.expiry != 0))
         return kv_txn_expire(t, argv[1], expiry, err);
     return KV_OK;
 }

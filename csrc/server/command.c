@@ -30,6 +30,7 @@ _Static_assert(COMMANDS * 4 <= INDEX_SIZE, "the index is at most a quarter full"
 #define NAME_SIZE_MAX 16u
 
 static uint8_t name_index[INDEX_SIZE]; /* number + 1; constant after make_index */
+static const kv_subcommands *subcommands_of[COMMANDS]; /* NULL: it has none; constant after make_index */
 static pthread_once_t index_once = PTHREAD_ONCE_INIT;
 
 /* FNV-1a (Fowler, Noll, Vo) of the name in lower case. */
@@ -49,6 +50,18 @@ static void make_index(void) {
             at = (at + 1) % INDEX_SIZE;
         name_index[at] = (uint8_t)(i + 1);
     }
+    static const struct {
+        const char *name;
+        const kv_subcommands *subcommands;
+    } containers[] = {
+#define X(name) {#name, &kv_subcommands_##name},
+        KV_COMMAND_CONTAINERS(X)
+#undef X
+    };
+    for (size_t i = 0; i < COMMANDS; i++)
+        for (size_t k = 0; k < sizeof containers / sizeof containers[0]; k++)
+            if (strcmp(commands[i].name, containers[k].name) == 0)
+                subcommands_of[i] = containers[k].subcommands;
 }
 
 size_t kv_command_count(void) {
@@ -214,8 +227,28 @@ bool kv_allow_size(kv_client *c, uint64_t size) {
 
 /* ---- Running one request ------------------------------------------------------------------------------- */
 
-static bool arity_fits(const kv_command *command, size_t argc) {
-    return command->arity >= 0 ? argc == (size_t)command->arity : argc >= (size_t)-command->arity;
+static bool arity_fits(int arity, size_t argc) {
+    return arity >= 0 ? argc == (size_t)arity : argc >= (size_t)-arity;
+}
+
+/* Refuses an unknown subcommand, and a wrong number of arguments for it. */
+static bool refuse_by_subcommand(kv_client *c, const kv_command *command, const kv_bytes *argv, size_t argc) {
+    const kv_subcommands *subcommands = subcommands_of[kv_command_index(command)];
+    if (subcommands == NULL || argc < 2)
+        return false;
+    const kv_subcommand *row = kv_subcommand_find(subcommands, argv[1]);
+    if (row == NULL && kv_word_is(argv[1], "help")) {
+        if (argc == 2)
+            return false;
+        kv_refusef(c, "ERR wrong number of arguments for '%s|help' command", command->name);
+    } else if (row == NULL) {
+        kv_refuse_subcommand(c, subcommands->name, argv[1]);
+    } else if (!arity_fits(row->arity, argc)) {
+        kv_refusef(c, "ERR wrong number of arguments for '%s|%s' command", command->name, row->name);
+    } else {
+        return false;
+    }
+    return true;
 }
 
 /* Keys that no entry can have. */
@@ -263,8 +296,10 @@ kv_run kv_command_call(kv_client *c, const kv_command *command, kv_txn *t, const
 static bool refuse(kv_client *c, const kv_command *command, const kv_bytes *argv, size_t argc) {
     if (command == NULL)
         refuse_unknown(c, argv, argc);
-    else if (!arity_fits(command, argc))
+    else if (!arity_fits(command->arity, argc))
         kv_refuse_arity(c, command->name);
+    else if (subcommands_of[kv_command_index(command)] != NULL && refuse_by_subcommand(c, command, argv, argc))
+        return true;
     else if (!c->authenticated && (command->flags & KV_CMD_NO_AUTH) == 0)
         kv_refuse(c, "NOAUTH Authentication required.");
     else if (!keys_fit(command, argv, argc))
@@ -327,44 +362,43 @@ void kv_refuse_subcommand(kv_client *c, const char *name, kv_bytes subcommand) {
     kv_refusef(c, "ERR unknown subcommand '%.*s'. Try %s HELP.", KV_TEXT(subcommand, 128u), name);
 }
 
-void kv_reply_help(kv_client *c, const char *name, const kv_subcommand *table, size_t count) {
+void kv_refuse_form(kv_client *c, const char *name, kv_bytes subcommand) {
+    kv_refusef(c, "ERR unknown subcommand or wrong number of arguments for '%.*s'. Try %s HELP.",
+               KV_TEXT(subcommand, 128u), name);
+}
+
+void kv_reply_help(kv_client *c, const kv_subcommands *subcommands) {
     size_t lines = 3;
-    for (size_t i = 0; i < count; i++)
-        lines += table[i].usage != NULL ? 2 : 0;
+    for (size_t i = 0; i < subcommands->count; i++)
+        lines += subcommands->rows[i].usage != NULL ? 2 : 0;
     char line[256];
     kv_reply_array(&c->reply, lines);
-    (void)snprintf(line, sizeof line, "%s <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", name);
+    (void)snprintf(line, sizeof line, "%s <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                   subcommands->name);
     kv_reply_status(&c->reply, line);
-    for (size_t i = 0; i < count; i++) {
-        if (table[i].usage == NULL)
+    for (size_t i = 0; i < subcommands->count; i++) {
+        const kv_subcommand *row = &subcommands->rows[i];
+        if (row->usage == NULL)
             continue;
-        kv_reply_status(&c->reply, table[i].usage);
-        (void)snprintf(line, sizeof line, "    %s", table[i].help);
+        kv_reply_status(&c->reply, row->usage);
+        (void)snprintf(line, sizeof line, "    %s", row->help);
         kv_reply_status(&c->reply, line);
     }
     kv_reply_status(&c->reply, "HELP");
     kv_reply_status(&c->reply, "    Print this help.");
 }
 
-kv_run kv_run_subcommand(kv_client *c, const char *name, const kv_subcommand *table, size_t count,
-                         const kv_bytes *argv, size_t argc) {
-    for (size_t i = 0; i < count; i++) {
-        if (!kv_word_is(argv[1], table[i].name))
-            continue;
-        int arity = table[i].arity;
-        if (arity >= 0 ? argc == (size_t)arity : argc >= (size_t)-arity)
-            return table[i].function(c, argv, argc);
-        char lower[32];
-        size_t k = 0;
-        for (; name[k] != '\0' && k < sizeof lower - 1; k++)
-            lower[k] = (char)(name[k] | 0x20);
-        lower[k] = '\0';
-        kv_refusef(c, "ERR wrong number of arguments for '%s|%s' command", lower, table[i].name);
-        return KV_RUN_DONE;
-    }
-    if (kv_word_is(argv[1], "help") && argc == 2)
-        kv_reply_help(c, name, table, count);
-    else
-        kv_refuse_subcommand(c, name, argv[1]);
+const kv_subcommand *kv_subcommand_find(const kv_subcommands *subcommands, kv_bytes name) {
+    for (size_t i = 0; i < subcommands->count; i++)
+        if (kv_word_is(name, subcommands->rows[i].name))
+            return &subcommands->rows[i];
+    return NULL;
+}
+
+kv_run kv_run_subcommand(kv_client *c, const kv_subcommands *subcommands, const kv_bytes *argv, size_t argc) {
+    const kv_subcommand *row = kv_subcommand_find(subcommands, argv[1]);
+    if (row != NULL)
+        return row->function(c, argv, argc);
+    kv_reply_help(c, subcommands);
     return KV_RUN_DONE;
 }

@@ -67,7 +67,7 @@ X("type", 2, R | FAST, 1, 1, 1, NULL, S(type), "generic", "1.0.0", "What kind of
 X("keys", 2, R | KEYSPACE, 0, 0, 0, F(keys), NULL, "generic", "1.0.0", "All keys that match a pattern.")
 X("scan", -2, R | KEYSPACE, 0, 0, 0, F(scan), NULL, "generic", "2.8.0", "A walk over all keys, a few at a time.")
 X("randomkey", 1, R | KEYSPACE, 0, 0, 0, F(randomkey), NULL, "generic", "1.0.0", "Some key.")
-X("dbsize", 1, R | FAST | KEYSPACE, 0, 0, 0, F(dbsize), NULL, "server", "1.0.0", "How many keys there are.")
+X("dbsize", 1, R | FAST | KEYSPACE, 0, 0, 0, F(dbsize), S(dbsize), "server", "1.0.0", "How many keys there are.")
 X("rename", 3, W, 1, 2, 1, NULL, S(rename), "generic", "1.0.0", "Gives a key another name.")
 X("renamenx", 3, W | FAST, 1, 2, 1, NULL, S(renamenx), "generic", "1.0.0",
   "Gives a key another name that is not taken.")

@@ -16,6 +16,7 @@ void kv_refusef(kv_client *c, const char *format, ...) KV_PRINTF(2, 3);
 void kv_refuse_failure(kv_client *c, const kv_error *err);
 void kv_refuse_arity(kv_client *c, const char *name);
 
+#define KV_REDIS_VERSION "7.2.4" /* what clients may expect of the commands that there are */
 #define KV_SYNTAX_ERROR "ERR syntax error"
 #define KV_NOT_INTEGER "ERR value is not an integer or out of range"
 #define KV_TOO_LONG "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
@@ -55,15 +56,33 @@ kv_run kv_command_call(kv_client *c, const kv_command *command, kv_txn *t, const
 typedef struct kv_subcommand {
     const char *name;
     int arity; /* with the command's name; negative: at least */
-    kv_command_function function;
-    const char *usage, *help; /* lines of HELP */
+    kv_command_function function; /* NULL: the command's step does it */
+    const char *usage, *help; /* lines of HELP; NULL: not told there */
 } kv_subcommand;
 
-/* Finds argv[1] in the table and calls it, or HELP, or refuses.  `name`: upper case. */
-kv_run kv_run_subcommand(kv_client *c, const char *name, const kv_subcommand *table, size_t count,
-                         const kv_bytes *argv, size_t argc);
-void kv_reply_help(kv_client *c, const char *name, const kv_subcommand *table, size_t count);
+typedef struct kv_subcommands {
+    const char *name; /* the command's, upper case */
+    const kv_subcommand *rows;
+    size_t count;
+} kv_subcommands;
+
+/* Commands whose first argument is a subcommand.  Unknown ones, and a wrong number of arguments, are refused before the command is
+ * called or queued. */
+#define KV_COMMAND_CONTAINERS(X)                                                                                     \
+    X(acl) X(client) X(command) X(config) X(debug) X(function) X(latency) X(memory) X(module) X(object) X(pubsub)    \
+    X(script) X(slowlog)
+
+#define X(name) extern const kv_subcommands kv_subcommands_##name;
+KV_COMMAND_CONTAINERS(X)
+#undef X
+
+/* The row of argv[1], or NULL: HELP. */
+const kv_subcommand *kv_subcommand_find(const kv_subcommands *subcommands, kv_bytes name);
+/* Calls what argv[1] names, or HELP. */
+kv_run kv_run_subcommand(kv_client *c, const kv_subcommands *subcommands, const kv_bytes *argv, size_t argc);
+void kv_reply_help(kv_client *c, const kv_subcommands *subcommands);
 void kv_refuse_subcommand(kv_client *c, const char *name, kv_bytes subcommand);
+void kv_refuse_form(kv_client *c, const char *name, kv_bytes subcommand); /* the number of its arguments is wrong */
 
 /* ---- MULTI (cmd_multi.c) ------------------------------------------------------------------------------------ */
 
@@ -71,6 +90,7 @@ bool kv_multi_is_open(const kv_client *c);
 void kv_multi_queue(kv_client *c, const kv_command *command, const kv_bytes *argv, size_t argc);
 void kv_multi_fail(kv_client *c);    /* a request could not be queued: EXEC will refuse */
 void kv_multi_forget(kv_client *c);  /* ends MULTI and WATCH */
+size_t kv_multi_count(const kv_client *c); /* queued requests */
 
 /* ---- Text that grows (text.c) --------------------------------------------------------------------------------- */
 
@@ -86,6 +106,8 @@ void kv_text_free(kv_text_buffer *b);
 
 /* CONFIG's rows that the store knows; NULL: none of those.  `value` has KV_CONFIG_VALUE_SIZE bytes. */
 bool kv_store_config(kv_client *c, const char *name, char *value);
+/* When the last checkpoint was made, in seconds since 1970; without one, when the server started. */
+uint64_t kv_last_save_time(kv_client *c);
 /* One line of CLIENT LIST and INFO. */
 void kv_client_describe(const kv_client *client, uint64_t now_ns, kv_text_buffer *b);
 /* Is it right (and does the client know everything from now on)?  If not, it is refused. */
@@ -107,7 +129,7 @@ void kv_set_name(char **name, kv_bytes value);
     X(strlen) X(getrange) X(setrange) X(incr) X(decr) X(incrby) X(decrby) X(incrbyfloat) X(lcs) X(delifeq)           \
     X(setbit) X(getbit) X(bitcount) X(bitpos) X(bitop) X(bitfield) X(bitfield_ro) X(del) X(exists) X(touch) X(type)  \
     X(rename) X(renamenx) X(copy) X(flushall) X(dump) X(restore) X(object) X(memory) X(expire) X(pexpire)            \
-    X(expireat) X(pexpireat) X(ttl) X(pttl) X(expiretime) X(pexpiretime) X(persist)
+    X(expireat) X(pexpireat) X(ttl) X(pttl) X(expiretime) X(pexpiretime) X(persist) X(dbsize)
 
 #define X(name) kv_run kv_cmd_##name(kv_client *c, const kv_bytes *argv, size_t argc);
 KV_COMMAND_FUNCTIONS(X)

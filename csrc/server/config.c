@@ -299,7 +299,7 @@ static const row *find_row(kv_bytes name) {
     return NULL;
 }
 
-/* Digits with a unit behind them, as in "100mb"; -1 for "off" where that is allowed. */
+/* Digits with a unit behind them, as in "100mb"; a negative number is UINT64_MAX: "off" where that is allowed, too large elsewhere. */
 static bool parse_number(const row *r, kv_bytes value, uint64_t *number) {
     static const struct {
         const char *unit;
@@ -307,7 +307,7 @@ static bool parse_number(const row *r, kv_bytes value, uint64_t *number) {
     } units[] = {{"", 1},        {"b", 1},         {"k", 1000},        {"kb", 1024},
                  {"m", 1000000}, {"mb", 1 << 20}, {"g", 1000000000}, {"gb", UINT64_C(1) << 30}};
     const char *p = value.data;
-    if (r->type == OFF64 && value.size > 1 && p[0] == '-') {
+    if (value.size > 1 && p[0] == '-') {
         *number = UINT64_MAX;
         for (size_t k = 1; k < value.size; k++)
             if (p[k] < '0' || p[k] > '9')

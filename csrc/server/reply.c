@@ -432,7 +432,8 @@ static kv_reply_chunk **split(kv_reply *r, uint64_t position) {
     uint64_t offset = position - c->position;
     bool in_pin = offset < c->item.value.size;
     size_t keep = in_pin ? 0 : (size_t)(offset - c->item.value.size); /* of the bytes */
-    kv_reply_chunk *tail = create_chunk(r, c->used - keep);
+    /* With room: most often there is more to be replaced in it. */
+    kv_reply_chunk *tail = create_chunk(r, (c->used - keep) * 2 + PIN_CAPACITY);
     if (tail == NULL)
         return NULL;
     memcpy(tail->bytes, c->bytes + keep, c->used - keep);
@@ -482,7 +483,7 @@ void kv_reply_cut(kv_reply *r, uint64_t position) {
     if (likely(position > last->position + last->item.value.size)) {
         size_t back = (size_t)(r->end - position);
         r->next -= back;
-        r->room += back;
+        r->room += r->broken ? 0 : back;
         r->end = position;
         return;
     }
@@ -496,11 +497,13 @@ static bool replace_inside(kv_reply *r, uint64_t from, uint64_t to, const void *
     kv_reply_chunk *c = r->first;
     while (c != NULL && from >= c->position + c->item.value.size + c->used)
         c = c->next;
-    if (c == NULL || from <= c->position + c->item.value.size)
-        return false; /* also at a chunk's start: it could become empty */
+    if (c == NULL || from < c->position + c->item.value.size)
+        return false;
     size_t first = (size_t)(from - c->position - c->item.value.size), gone = (size_t)(to - from);
     if (c->used - first < gone || c->capacity - (c->used - gone) < size)
         return false;
+    if (c->used - gone + size == 0)
+        return false; /* it would be empty */
     uint8_t *at = c->bytes + first;
     memmove(at + size, at + gone, c->used - first - gone);
     if (size > 0)

@@ -53,6 +53,7 @@ typedef struct kv_counters {
     _Atomic uint64_t connections, connections_refused, bytes_in, bytes_out;
     _Atomic uint64_t query_buffer_bytes, output_buffer_bytes;
     _Atomic uint64_t output_limit_closes, idle_closes;
+    _Atomic uint64_t checkpoints_seen, last_save_s; /* when it was noticed that there is one more */
 
     pthread_mutex_t lock; /* a leaf: guards what follows */
     kv_slow *slow;        /* the newest first */

@@ -63,7 +63,7 @@ size_t kv_format_integer(int64_t value, char text[KV_INTEGER_SIZE]) {
 }
 
 bool kv_parse_double(kv_bytes text, long double *value) {
-    char copy[256];
+    char copy[5120]; /* the longest that INCRBYFLOAT makes */
     if (text.size == 0 || text.size >= sizeof copy || memchr(text.data, '\0', text.size) != NULL)
         return false;
     memcpy(copy, text.data, text.size);

@@ -313,6 +313,24 @@ kv_status kv_txn_expect(kv_txn *t, kv_bytes key, const void *pin, kv_error *err)
     return (s->is_found ? s->item.pin : NULL) == pin ? KV_OK : KV_UNCHANGED;
 }
 
+kv_status kv_txn_count(kv_txn *t, uint64_t *count, kv_error *err) {
+    kv_status status = kv_count(t->db, count, err);
+    if (t->is_cleared)
+        *count = 0;
+    for (size_t i = 0; i < t->count && status >= 0; i++) {
+        const slot *s = t->slots[i];
+        if (s->write != WRITE_PUT && s->write != WRITE_DELETE)
+            continue;
+        if (!t->is_cleared) { /* it is counted as it is in the store */
+            status = kv_contains(t->db, s->key, 0, err);
+            if (status == KV_OK && *count > 0)
+                --*count;
+        }
+        *count += s->write == WRITE_PUT;
+    }
+    return status < 0 ? status : KV_OK;
+}
+
 kv_status kv_txn_delete_all(kv_txn *t, kv_error *err) {
     (void)err;
     for (size_t i = 0; i < t->count; i++)

@@ -44,6 +44,8 @@ kv_status kv_txn_expire(kv_txn *t, kv_bytes key, uint64_t expiry, kv_error *err)
 /* The key must have this entry (kv_item.pin; NULL: be absent) now and when the step is committed: WATCH.  KV_UNCHANGED: it has
  * not. */
 kv_status kv_txn_expect(kv_txn *t, kv_bytes key, const void *pin, kv_error *err) KV_MUST_CHECK;
+/* How many keys there are, this step's writes counted.  The commit does not depend on it. */
+kv_status kv_txn_count(kv_txn *t, uint64_t *count, kv_error *err) KV_MUST_CHECK;
 /* FLUSHALL inside EXEC: every key that there is when the step is committed. */
 kv_status kv_txn_delete_all(kv_txn *t, kv_error *err) KV_MUST_CHECK;
 

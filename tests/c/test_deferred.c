@@ -213,6 +213,24 @@ static void test_no_space_undoes(void) {
     end();
 }
 
+/* It fails before anybody has taken a ticket. */
+static void test_undone_before_the_ticket_is_taken(void) {
+    begin(KV_SYNC_ALWAYS);
+    fault_os_fail(w->faults, FAULT_WRITE, 1, ENOSPC, FAULT_FOREVER);
+    put(late, "a", "1");
+    CHECK_STATUS(kv_make_durable(w->db, &w->err), KV_ERR_NOSPACE, &w->err); /* another thread's commit, say */
+    kv_ticket ticket;
+    kv_pending_ticket(late, &ticket);
+    CHECK(ticket.group != NULL);
+    CHECK_STATUS(kv_ticket_try(&ticket, &w->err), KV_ERR_NOSPACE, &w->err);
+    kv_pending_ticket(late, &ticket);
+    CHECK(ticket.group == NULL && kv_pending(late) == NULL);
+    fault_os_heal(w->faults);
+    put(late, "a", "2");
+    CHECK_OK(wait_pending(), &w->err);
+    end();
+}
+
 static void test_failed_sync(void) {
     begin(KV_SYNC_ALWAYS);
     put(w->db, "a", "old");
@@ -522,6 +540,7 @@ static void test_conditions_in_threads(void) {
 }
 
 CHECK_MAIN(TEST(test_write_returns_before_it_is_durable), TEST(test_each_way_to_write), TEST(test_reads_note_what_they_see),
-           TEST(test_interval_and_memory), TEST(test_no_space_undoes), TEST(test_failed_sync), TEST(test_close_flushes), TEST(test_settle),
+           TEST(test_interval_and_memory), TEST(test_no_space_undoes), TEST(test_undone_before_the_ticket_is_taken),
+           TEST(test_failed_sync), TEST(test_close_flushes), TEST(test_settle),
            TEST(test_conditions), TEST(test_conditions_and_expiry), TEST(test_scan), TEST(test_reopen), TEST(test_reopen_fails), TEST(test_loops),
            TEST(test_conditions_in_threads))
