@@ -471,6 +471,10 @@ static stop run_all(kv_conn *conn, kv_resp_parser *parser, uint8_t *bytes, size_
     load_limits(conn, &limits);
     uint64_t turn_ends_ns = conn->loop->now_ns + TURN_NS;
     client->active_ns = conn->loop->now_ns;
+    if (conn->loop->last_client != client->id) {
+        conn->loop->last_client = client->id;
+        conn->loop->alone_since_ns = conn->loop->now_ns;
+    }
     while (b->used < size) {
         const kv_bytes *argv;
         size_t argc, used;

@@ -70,6 +70,8 @@ struct kv_loop {
     kv_conn *later;      /* wait until nothing is pending */
     kv_conn *graves;     /* closed, to be freed at the end of the round */
     kv_client *running;  /* in kv_command_run */
+    uint64_t last_client; /* the id of the one that ran last */
+    uint64_t alone_since_ns; /* since then nobody else has run */
     kv_reply aside;      /* messages that it published to itself: behind the reply */
     bool listening;
     uint64_t listen_again_ns; /* 0: no pause */
