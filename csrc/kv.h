@@ -222,6 +222,9 @@ kv_status kv_get_many(kv_db *db, const kv_bytes *keys, size_t count, kv_values *
                       kv_error *err) KV_MUST_CHECK;
 void kv_values_release(kv_values *values);
 
+/* A hint: these keys will be asked for or written next, one by one.  Their cache misses overlap. */
+void kv_prefetch(kv_db *db, const kv_bytes *keys, size_t count);
+
 /* When the key expires, in ms since 1970; 0: never.  KV_OK or KV_NOTFOUND.  flags: KV_NOWAIT. */
 kv_status kv_get_expiry(kv_db *db, kv_bytes key, unsigned flags, uint64_t *expiry,
                         kv_error *err) KV_MUST_CHECK;

@@ -309,6 +309,24 @@ static kv_status many_one(many *m, kv_store *store, kv_shard *shard, uint64_t ha
     return status;
 }
 
+/* Only peeks, as get_many does before it looks. */
+void kv_prefetch(kv_db *db, const kv_bytes *keys, size_t count) {
+    uint64_t hashes[BLOCK];
+    kv_shard *shards[BLOCK];
+    if (kv_db_enter(db, NULL) < 0)
+        return;
+    unsigned n = (unsigned)(count < BLOCK ? count : BLOCK);
+    for (unsigned i = 0; i < n; i++) {
+        hashes[i] = kv_table_hash(&db->store->table, keys[i]);
+        shards[i] = kv_table_prefetch_shard(&db->store->table, hashes[i]);
+    }
+    for (unsigned i = 0; i < n; i++)
+        kv_shard_prefetch_bucket(shards[i], hashes[i]);
+    for (unsigned i = 0; i < n; i++)
+        kv_shard_prefetch_entry(shards[i], hashes[i]);
+    kv_db_leave(db);
+}
+
 /* Hash all, fetch all, then answer: the misses of a block overlap. */
 static kv_status many_at(many *m, kv_store *store, const kv_bytes *keys, size_t count,
                          moment *at, kv_error *err) {

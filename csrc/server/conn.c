@@ -464,53 +464,114 @@ typedef struct batch {
     size_t again_size;
 } batch;
 
-/* Runs the requests in `bytes`. */
-static stop run_all(kv_conn *conn, kv_resp_parser *parser, uint8_t *bytes, size_t size, batch *b) {
-    kv_client *client = &conn->client;
-    kv_resp_limits limits;
-    load_limits(conn, &limits);
-    uint64_t turn_ends_ns = conn->loop->now_ns + TURN_NS;
-    client->active_ns = conn->loop->now_ns;
-    if (conn->loop->last_client != client->id) {
-        conn->loop->last_client = client->id;
-        conn->loop->alone_since_ns = conn->loop->now_ns;
-    }
-    while (b->used < size) {
+/* ---- Requests ahead.  A pipeline's requests are parsed some at a time, and their keys told to the store, before the first of
+ * them runs: what they will touch comes from memory at once, and not one after the other. */
+
+#define AHEAD_MAX 16
+#define AHEAD_ARGS 4 /* a request with more is the last of its window: its arguments stay in the parser */
+
+typedef struct ahead {
+    struct {
+        const kv_bytes *argv;
+        size_t argc, end; /* where the next one begins */
+    } requests[AHEAD_MAX];
+    size_t count;
+    kv_bytes args[AHEAD_MAX * AHEAD_ARGS];
+    kv_resp_result result; /* KV_RESP_REQUEST: there may be more; else why there is none */
+    const char *error;
+} ahead;
+
+static void look_ahead(kv_conn *conn, kv_resp_parser *parser, const kv_resp_limits *limits, uint8_t *bytes, size_t size,
+                       batch *b, ahead *a) {
+    kv_bytes keys[AHEAD_MAX];
+    size_t at = b->used, key_count = 0;
+    /* Before the password is given, what one request does decides about the limits of the next. */
+    size_t max = conn->client.authenticated ? AHEAD_MAX : 1;
+    a->count = 0;
+    a->result = KV_RESP_REQUEST;
+    while (a->count < max && at < size) {
         const kv_bytes *argv;
         size_t argc, used;
-        const char *error;
-        kv_run run = KV_RUN_DONE;
+        bool is_inline = bytes[at] != '*';
+        if (is_inline && a->count > 0)
+            break; /* it is unescaped in place, and could not be parsed again if its turn did not come */
+        a->result = kv_resp_parse(parser, limits, bytes + at, size - at, &argv, &argc, &used, &b->wanted, &a->error);
+        if (a->result != KV_RESP_REQUEST)
+            break;
+        at += used;
+        size_t i = a->count++;
+        a->requests[i].argc = argc;
+        a->requests[i].end = at;
+        a->requests[i].argv = argv;
+        if (argc > AHEAD_ARGS || is_inline)
+            break;
+        for (size_t k = 0; k < argc; k++)
+            a->args[i * AHEAD_ARGS + k] = argv[k];
+        a->requests[i].argv = a->args + i * AHEAD_ARGS;
+        if (argc > 1)
+            keys[key_count++] = argv[1];
+    }
+    if (key_count > 1)
+        kv_prefetch(conn->loop->db, keys, key_count);
+}
+
+/* Runs the requests in `bytes`. */
+static stop run_all(kv_conn *conn, kv_resp_parser *parser, uint8_t *bytes, size_t size, batch *b) {
+    kv_loop *loop = conn->loop;
+    kv_client *client = &conn->client;
+    kv_resp_limits limits;
+    ahead a;
+    load_limits(conn, &limits);
+    uint64_t turn_ends_ns = loop->now_ns + TURN_NS;
+    client->active_ns = loop->now_ns;
+    if (loop->last_client != client->id) {
+        loop->last_client = client->id;
+        loop->alone_since_ns = loop->now_ns;
+    }
+    while (b->used < size) {
         if (limits.unauthenticated == client->authenticated)
             load_limits(conn, &limits);
-        switch (kv_resp_parse(parser, &limits, bytes + b->used, size - b->used, &argv, &argc, &used, &b->wanted,
-                              &error)) {
+        look_ahead(conn, parser, &limits, bytes, size, b, &a);
+        for (size_t i = 0; i < a.count; i++) {
+            const kv_bytes *argv = a.requests[i].argv;
+            size_t argc = a.requests[i].argc;
+            kv_run run = KV_RUN_DONE;
+            stop stopped = STOP_MORE;
+            if (argc > 0)
+                run_one(conn, argv, argc, &run);
+            if (run == KV_RUN_LATER && !conn->dead && is_settled(loop))
+                run_one(conn, argv, argc, &run);
+            b->used = a.requests[i].end;
+            if (conn->dead || client->close_after_reply || client->close_now)
+                return STOP_END;
+            if (run == KV_RUN_LATER) {
+                b->again = encode_request(argv, argc, &b->again_size);
+                if (b->again == NULL) {
+                    kv_conn_close(conn);
+                    return STOP_END;
+                }
+                stopped = STOP_LATER;
+            } else if (client->active_ns >= turn_ends_ns && b->used < size) {
+                stopped = STOP_TURN;
+            }
+            if (stopped != STOP_MORE) {
+                if (i + 1 < a.count || a.result == KV_RESP_BAD)
+                    kv_resp_fini(parser); /* it has gone further: those are parsed again */
+                return stopped;
+            }
+        }
+        switch (a.result) {
+        case KV_RESP_REQUEST:
+            break;
         case KV_RESP_MORE:
             return STOP_MORE;
         case KV_RESP_BAD:
-            refuse_and_end(conn, error);
+            refuse_and_end(conn, a.error);
             return STOP_END;
         case KV_RESP_NOMEM:
             kv_conn_close(conn);
             return STOP_END;
-        case KV_RESP_REQUEST:
-            break;
         }
-        if (argc > 0)
-            run_one(conn, argv, argc, &run);
-        if (run == KV_RUN_LATER && !conn->dead && is_settled(conn->loop))
-            run_one(conn, argv, argc, &run);
-        b->used += used;
-        if (conn->dead || client->close_after_reply || client->close_now)
-            return STOP_END;
-        if (run == KV_RUN_LATER) {
-            b->again = encode_request(argv, argc, &b->again_size);
-            if (b->again != NULL)
-                return STOP_LATER;
-            kv_conn_close(conn);
-            return STOP_END;
-        }
-        if (client->active_ns >= turn_ends_ns && b->used < size)
-            return STOP_TURN;
     }
     b->wanted = 1;
     return STOP_MORE;
