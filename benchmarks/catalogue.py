@@ -18,6 +18,7 @@ from . import (
     parallel,
     reads,
     recovery,
+    server,
     writes,
 )
 from .report import Report
@@ -38,6 +39,7 @@ _SUBJECTS = (
     churn,
     expiry,
     eviction,
+    server,
 )
 BENCHMARKS: dict[str, Benchmark] = {b.name: b for s in _SUBJECTS for b in s.BENCHMARKS}
 
