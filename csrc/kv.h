@@ -303,7 +303,11 @@ kv_status kv_dup(kv_db *db, bool deferred, kv_db **out, kv_error *err) KV_MUST_C
 /* The group that the calls on the deferred handle wait for; NULL: all that they told is committed.  A comparison with what it was
  * before a call says whether that call added something to wait for. */
 const kv_group *kv_pending(const kv_db *db);
-/* A ticket for it (a reference of its own: ends with one of the next two); group NULL when there is nothing to wait for. */
+/* Has a call since this was last asked made or seen something that was not committed?  So a program with many clients on one handle
+ * knows whose answer has to wait: others' are not concerned. */
+bool kv_take_noted(kv_db *db);
+/* A ticket for it (a reference of its own: ends with one of the next two); group NULL when there is nothing to wait for.  When it was
+ * undone in the meantime, this is told once, by the ticket, and the handle waits for nothing any more. */
 void kv_pending_ticket(kv_db *db, kv_ticket *ticket);
 /* Waits until it is committed (leading the flush, if need be) and ends the ticket.  < 0: it was undone. From any thread, with any
  * handle on the store. */

@@ -14,7 +14,8 @@ typedef struct batch_item {
 } batch_item;
 
 typedef struct batch {
-    kv_store *store;
+    kv_db *db;
+    kv_store *store; /* the handle's */
     batch_item *items; /* in the order of hashes, each key once */
     kv_record *records;
     kv_shard **shards; /* locked, in order */
@@ -25,6 +26,7 @@ typedef struct batch {
     uint64_t deleted;
     uint64_t now_ms; /* 0 when nothing in the store expires */
     unsigned flags;
+    bool twice; /* a key with a condition stands in it twice */
 } batch;
 
 typedef struct sort_key {
@@ -75,6 +77,7 @@ static void batch_fill(batch *b, const sort_key *keys, size_t count) {
         while (at > 0 && b->items[at - 1].hash == item.hash) {
             at--;
             if (same_key(&b->items[at], item.op, item.hash)) {
+                b->twice |= item.op->conditional || b->items[at].op->conditional;
                 b->items[at] = item;
                 goto next;
             }
@@ -176,7 +179,13 @@ static kv_status batch_expire(batch *b, batch_item *item, kv_error *err) {
     return item->new != NULL ? KV_OK : kv_fail_nomem(err, kv_entry_size(item->old));
 }
 
-/* What each item finds, under the locks. */
+/* Whether the key still has the entry that the caller knows, or still has none. */
+static bool holds(const batch *b, const batch_item *item) {
+    const kv_entry *alive = item->old != NULL && !kv_entry_is_expired(item->old, b->now_ms) ? item->old : NULL;
+    return !item->op->conditional || alive == item->op->expected;
+}
+
+/* What each item finds, under the locks.  KV_UNCHANGED: a condition does not hold. */
 static kv_status batch_look(batch *b, kv_error *err) {
     enum { AHEAD = 16 };
     b->record_count = 0;
@@ -198,7 +207,12 @@ static kv_status batch_look(batch *b, kv_error *err) {
         bool put = item->kind == KV_OP_PUT;
         item->old = kv_shard_find(b->shards[item->shard], item->hash, op->key, &item->place);
         item->effective =
-            put || (item->old != NULL && !kv_entry_is_expired(item->old, b->now_ms));
+            put || (item->old != NULL && !kv_entry_is_expired(item->old, b->now_ms) &&
+                    item->kind != KV_OP_EXPECT);
+        if (!holds(b, item)) {
+            b->record_count = 0;
+            return KV_UNCHANGED;
+        }
         if (!item->effective)
             continue;
         if (item->kind == KV_OP_EXPIRE) {
@@ -308,7 +322,8 @@ static kv_status batch_try(batch *b, kv_ticket *ticket, kv_error *err) {
     if (status < 0)
         goto out;
     if (b->record_count == 0) {
-        status = batch_attach(b, ticket, err);
+        kv_status attached = batch_attach(b, ticket, err);
+        status = attached != KV_OK ? attached : status;
         goto out;
     }
     if (b->store->log != NULL)
@@ -354,6 +369,12 @@ static void batch_prune(batch *b) {
     kv_undo_free_all(table, dead);
 }
 
+static void batch_note_writes(batch *b) {
+    for (size_t i = 0; i < b->count; i++)
+        if (b->items[i].effective)
+            kv_deferred_note_write(b->db, b->items[i].hash);
+}
+
 static kv_status batch_commit(batch *b, kv_error *err) {
     kv_log *log = b->store->log;
     for (;;) {
@@ -369,11 +390,15 @@ static kv_status batch_commit(batch *b, kv_error *err) {
             return status;
         bool changed = b->record_count > 0;
         bool waits = ticket.group != NULL;
-        status = kv_change_wait(b->store, &ticket, err);
-        if (status == KV_OK && changed && waits)
+        kv_status waited = kv_db_finish(b->db, &ticket, err);
+        if (waited == KV_OK && changed && waits && b->db->deferred != NULL)
+            batch_note_writes(b);
+        else if (waited == KV_OK && changed && waits)
             batch_prune(b);
-        if (status == KV_OK || changed || kv_log_failed(log, err))
+        if (waited == KV_OK)
             return status;
+        if (changed || kv_log_failed(log, err))
+            return waited;
     }
 }
 
@@ -392,7 +417,8 @@ static kv_status check_ops(const kv_op *ops, size_t count, kv_error *err) {
     uint64_t bytes = KV_FRAME_HEADER_SIZE;
     for (size_t i = 0; i < count; i++) {
         const kv_op *op = &ops[i];
-        if (op->kind != KV_OP_PUT && op->kind != KV_OP_DELETE && op->kind != KV_OP_EXPIRE)
+        if (op->kind != KV_OP_PUT && op->kind != KV_OP_DELETE && op->kind != KV_OP_EXPIRE &&
+            op->kind != KV_OP_EXPECT)
             return kv_fail(err, KV_ERR_INVALID, "operation %zu has the unknown kind %d", i,
                            (int)op->kind);
         kv_status status = kv_check_key(op->key, err);
@@ -418,7 +444,7 @@ kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, ui
     kv_status status = kv_change_begin(db, flags, err);
     if (status != KV_OK)
         return status;
-    batch b = {.store = db->store, .flags = flags};
+    batch b = {.db = db, .store = db->store, .flags = flags};
     kv_pool *pool = db->store->table.entries;
     sort_key *keys = NULL;
     size_t scratch_size = 0;
@@ -449,7 +475,10 @@ kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, ui
         b.now_ms = kv_store_now(b.store);
     sort_by_hash(keys, keys + count, count);
     batch_fill(&b, keys, count);
-    status = batch_build(&b, err);
+    if (b.twice)
+        status = kv_fail(err, KV_ERR_INVALID, "a key with a condition stands in the commit twice");
+    if (status == KV_OK)
+        status = batch_build(&b, err);
     if (status == KV_OK)
         status = batch_load(&b, err);
     if (status == KV_OK && b.store->evicts)

@@ -155,9 +155,14 @@ uint64_t kv_change_rollbacks(const kv_store *store) {
     return store->log != NULL ? kv_log_rollbacks(store->log) : 0;
 }
 
-kv_status kv_change_confirm_empty(kv_store *store, uint64_t rollbacks, kv_error *err) {
+kv_status kv_change_confirm_empty(kv_db *db, uint64_t rollbacks, kv_error *err) {
+    kv_store *store = db->store;
     if (store->log == NULL)
         return KV_OK;
+    if (db->deferred != NULL) {
+        kv_deferred_note_newest(db);
+        return KV_OK;
+    }
     kv_log_pause(store->log);
     if (kv_log_rollbacks(store->log) == rollbacks)
         return KV_OK;

@@ -13,6 +13,7 @@
 #ifndef KV_ENGINE_CHANGE_H
 #define KV_ENGINE_CHANGE_H
 
+#include "deferred.h"
 #include "evict.h"
 #include "store.h"
 
@@ -37,10 +38,6 @@ static inline kv_status kv_change_append(kv_store *store, const kv_record *recor
 static inline void kv_change_count_entries(kv_store *store, int64_t change) {
     if (store->log == NULL && change != 0)
         atomic_fetch_add_explicit(&store->memory_entries, (uint64_t)change, memory_order_relaxed);
-}
-
-static inline kv_status kv_change_wait(kv_store *store, kv_ticket *ticket, kv_error *err) {
-    return ticket->group != NULL ? kv_log_wait(store->log, ticket, err) : KV_OK;
 }
 
 /* Drops what nobody needs from the locked shard; the records, before those of `dead`, are to be freed
@@ -79,6 +76,6 @@ static inline void kv_change_note_use(kv_shard *shard, uint64_t hash, kv_entry *
 uint64_t kv_change_rollbacks(const kv_store *store);
 /* The store was seen empty, which may be another thread's doing and not committed yet: waits until it
  * is.  KV_BUSY: it was undone (`rollbacks` is from before the look), so look again. */
-kv_status kv_change_confirm_empty(kv_store *store, uint64_t rollbacks, kv_error *err) KV_MUST_CHECK;
+kv_status kv_change_confirm_empty(kv_db *db, uint64_t rollbacks, kv_error *err) KV_MUST_CHECK;
 
 #endif

@@ -128,10 +128,12 @@ kv_status kv_clear(kv_db *db, unsigned flags, kv_error *err) {
         while ((status = clear_try(store, &c, flags, &ticket, err)) == KV_BUSY)
             kv_log_pause(store->log);
         if (status == KV_OK)
-            status = c.entries > 0 ? kv_change_wait(store, &ticket, err)
-                                   : kv_change_confirm_empty(store, rollbacks, err);
+            status = c.entries > 0 ? kv_db_finish(db, &ticket, err)
+                                   : kv_change_confirm_empty(db, rollbacks, err);
     } while (status == KV_BUSY);
-    if (status == KV_OK && store->log != NULL)
+    if (status == KV_OK && db->deferred != NULL)
+        kv_deferred_note_all(db);
+    else if (status == KV_OK && store->log != NULL)
         kv_store_prune_all(store);
     kv_mem_free(c.items);
     kv_db_leave(db);

@@ -221,6 +221,23 @@ kv_status kv_log_attach(kv_log *log, uint64_t lsn, kv_ticket *ticket, kv_error *
     return status;
 }
 
+void kv_log_newest(kv_log *log, kv_ticket *ticket, uint64_t *entries) {
+    LOCK(log);
+    const kv_group *current = log->current, *flushing = log->flushing;
+    *ticket = (kv_ticket){.lsn = log->next_lsn};
+    *entries = atomic_load_explicit(&log->entries, memory_order_relaxed);
+    if (flushing != NULL) {
+        *ticket = ticket_for(log->flushing, log->next_lsn);
+        *entries += (uint64_t)flushing->entries_change;
+    }
+    if (current != NULL && current->size > 0) {
+        kv_log_forget(ticket);
+        *ticket = ticket_for(log->current, current->start_lsn + current->size);
+        *entries += (uint64_t)current->entries_change;
+    }
+    UNLOCK(log);
+}
+
 /* ---- Flushing: the leader, without the mutex --------------------------------------------------- */
 
 static kv_status sync_segment(kv_log *log, kv_error *err) {
@@ -553,6 +570,30 @@ void kv_log_forget(kv_ticket *ticket) {
     ticket->group = NULL;
 }
 
+kv_ticket kv_log_copy(const kv_ticket *ticket) {
+    return ticket->group != NULL ? ticket_for(ticket->group, ticket->lsn) : *ticket;
+}
+
+/* Of a group that is done. */
+static kv_status end_ticket(kv_ticket *ticket, kv_error *err) {
+    kv_group *g = ticket->group;
+    kv_status status = g->status;
+    if (status < 0 && err != NULL)
+        *err = g->error;
+    ticket->group = NULL;
+    group_release(g);
+    return status;
+}
+
+kv_status kv_log_try(kv_ticket *ticket, kv_error *err) {
+    kv_group *g = ticket->group;
+    if (g == NULL)
+        return KV_OK;
+    /* Acquire pairs with the release in group_done: the status is there. */
+    bool done = atomic_load_explicit(&g->word, memory_order_acquire) & GROUP_DONE;
+    return done ? end_ticket(ticket, err) : KV_BUSY;
+}
+
 kv_status kv_log_wait(kv_log *log, kv_ticket *ticket, kv_error *err) {
     kv_group *g = ticket->group;
     if (g == NULL)
@@ -570,12 +611,7 @@ kv_status kv_log_wait(kv_log *log, kv_ticket *ticket, kv_error *err) {
         /* A signal between our look at the word and here has changed it: no sleep then. */
         kv_futex_wait(&g->word, word, KV_FUTEX_FOREVER);
     }
-    kv_status status = g->status;
-    if (status < 0 && err != NULL)
-        *err = g->error;
-    ticket->group = NULL;
-    group_release(g);
-    return status;
+    return end_ticket(ticket, err);
 }
 
 /* ---- Waiting for other things --------------------------------------------------------------------- */

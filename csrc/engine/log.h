@@ -84,8 +84,18 @@ kv_status kv_log_attach(kv_log *log, uint64_t lsn, kv_ticket *ticket, kv_error *
 /* Waits until the ticket's group is flushed (leading, if need be), and ends the ticket. */
 kv_status kv_log_wait(kv_log *log, kv_ticket *ticket, kv_error *err) KV_MUST_CHECK;
 
+/* The same without waiting: KV_BUSY, and the ticket stays, when the group is not flushed yet. */
+kv_status kv_log_try(kv_ticket *ticket, kv_error *err) KV_MUST_CHECK;
+
 /* Ends a ticket without waiting: somebody else will, for a later one. */
 void kv_log_forget(kv_ticket *ticket);
+
+/* Another ticket for the same place. */
+kv_ticket kv_log_copy(const kv_ticket *ticket);
+
+/* A ticket for all that has been appended so far (group NULL: it is committed), and how many keys there are by
+ * then.  A change that was appended and is not linked yet is under its shard's lock. */
+void kv_log_newest(kv_log *log, kv_ticket *ticket, uint64_t *entries);
 
 /* Waits until what is in flight now has been flushed, or undone.  No locks may be held. */
 void kv_log_pause(kv_log *log);

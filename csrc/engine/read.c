@@ -2,8 +2,10 @@
  *
  * A reader sees the state at the visible LSN.  It takes that LSN under the shard's lock, so records
  * that were pruned meanwhile were at or below it, and what the undo list still holds leads back to it.
+ * On a deferred handle it sees the newest state, and notes what it is to wait for.
  */
 #include "../base/mem.h"
+#include "deferred.h"
 #include "evict.h"
 #include "snapshot.h"
 #include "store.h"
@@ -28,22 +30,51 @@ static kv_entry *find_visible(kv_store *store, const kv_shard *shard, uint64_t h
     return e;
 }
 
+/* The same on a deferred handle: the newest entry.  KV_BUSY: it is being undone, look again. */
+static kv_status find_newest(kv_db *db, const kv_shard *shard, uint64_t hash, kv_bytes key,
+                             kv_entry **e, kv_error *err) {
+    kv_store *store = db->store;
+    kv_place place;
+    *e = kv_shard_find(shard, hash, key, &place);
+    if (shard->undo != NULL && store->log != NULL) {
+        kv_status status = kv_deferred_note_seen(db, shard, hash, key, err);
+        if (status < 0) /* it has failed for good: only what is committed counts */
+            *e = kv_undo_look_behind(shard, hash, key, kv_store_visible(store), *e);
+        else if (status != KV_OK)
+            return status;
+    }
+    *e = kv_store_alive(store, *e);
+    if (store->evicts && *e != NULL)
+        kv_evict_note_use(*e);
+    return KV_OK;
+}
+
 /* Begins every read of one key.  KV_OK: look_end ends it; until then *e is the entry, or NULL when there is none. */
 static inline kv_status look(kv_db *db, kv_bytes key, unsigned flags, kv_shard **shard,
                              kv_entry **e, kv_error *err) {
+    *e = NULL; /* for compilers that do not see that it is set */
     kv_status status = kv_db_enter(db, err);
     if (status < 0)
         return status;
     status = kv_check_key(key, err);
-    if (status == KV_OK) {
-        kv_table *table = &db->store->table;
-        uint64_t hash = kv_table_hash(table, key);
+    if (status < 0)
+        goto out;
+    kv_table *table = &db->store->table;
+    uint64_t hash = kv_table_hash(table, key);
+    for (;;) {
         status = kv_table_lock_loaded(table, hash, (flags & KV_NOWAIT) != 0, shard, err);
-        if (status == KV_OK) {
+        if (status != KV_OK)
+            goto out;
+        if (db->deferred == NULL) {
             *e = find_visible(db->store, *shard, hash, key);
             return KV_OK;
         }
+        if (find_newest(db, *shard, hash, key, e, err) == KV_OK)
+            return KV_OK;
+        kv_shard_unlock(*shard);
+        kv_log_pause(db->store->log);
     }
+out:
     kv_db_leave(db);
     return status;
 }
@@ -110,6 +141,21 @@ kv_status kv_get_expiry(kv_db *db, kv_bytes key, unsigned flags, uint64_t *expir
     return look_end(db, shard, e);
 }
 
+kv_status kv_get_item(kv_db *db, kv_bytes key, unsigned flags, kv_item *item, kv_error *err) {
+    kv_shard *shard;
+    kv_entry *e;
+    kv_status status = look(db, key, flags, &shard, &e, err);
+    if (status != KV_OK)
+        return status;
+    if (e != NULL) {
+        kv_entry_acquire(e);
+        kv_pool_acquire(db->store->table.entries);
+        *item = (kv_item){.key = kv_entry_key(e), .value = kv_entry_value(e),
+                          .expiry = kv_entry_expiry(e), .pin = e};
+    }
+    return look_end(db, shard, e);
+}
+
 uint64_t kv_clock_ms(kv_db *db) {
     const kv_os *os = &kv_os_posix;
     if (kv_db_enter(db, NULL) == KV_OK) {
@@ -127,11 +173,16 @@ kv_status kv_count(kv_db *db, uint64_t *count, kv_error *err) {
     /* First this: when a sweep has raised it, the keys that it removed are counted out already. */
     uint64_t next_expiry = atomic_load(&store->next_expiry), now_ms;
     if (next_expiry != KV_NO_EXPIRY && next_expiry <= (now_ms = kv_store_now(store)))
-        status = kv_store_count_alive(store, kv_store_visible(store), now_ms, count, err);
+        status = kv_store_count_alive(store, db->deferred != NULL ? UINT64_MAX : kv_store_visible(store),
+                                      now_ms, count, err);
+    else if (db->deferred != NULL)
+        *count = kv_deferred_count(db);
     else
         *count = store->log != NULL
                      ? kv_log_entries(store->log)
                      : atomic_load_explicit(&store->memory_entries, memory_order_relaxed);
+    if (db->deferred != NULL)
+        kv_deferred_note_newest(db);
     kv_db_leave(db);
     return status;
 }
@@ -225,11 +276,13 @@ typedef struct moment {
     uint64_t lsn;
     uint64_t now_ms;
     bool registered; /* a snapshot keeps it readable */
+    uint64_t committed; /* on a deferred handle: what is above it was not committed when the look began */
+    bool uncommitted;   /* something of that was seen, perhaps */
 } moment;
 
 /* One key, its memory fetched before.  KV_BUSY: the shard cannot tell that state any more. */
 static kv_status many_one(many *m, kv_store *store, kv_shard *shard, uint64_t hash, kv_bytes key,
-                          const moment *at, struct kv_item_value *item, kv_error *err) {
+                          moment *at, struct kv_item_value *item, kv_error *err) {
     kv_status status = KV_OK;
     kv_mutex_lock(&shard->mutex, KV_RANK_SHARD);
     if (!kv_shard_owns(shard, hash) || !kv_shard_is_loaded(shard)) { /* it was split since */
@@ -239,6 +292,7 @@ static kv_status many_one(many *m, kv_store *store, kv_shard *shard, uint64_t ha
             return status;
     }
     *item = (struct kv_item_value){0};
+    at->uncommitted |= shard->last_lsn > at->committed;
     if (shard->last_lsn > at->lsn && !at->registered &&
         (shard->pruned_lsn > at->lsn || shard->merged_lsn > at->lsn)) {
         status = KV_BUSY;
@@ -257,7 +311,7 @@ static kv_status many_one(many *m, kv_store *store, kv_shard *shard, uint64_t ha
 
 /* Hash all, fetch all, then answer: the misses of a block overlap. */
 static kv_status many_at(many *m, kv_store *store, const kv_bytes *keys, size_t count,
-                         const moment *at, kv_error *err) {
+                         moment *at, kv_error *err) {
     uint64_t hashes[BLOCK];
     kv_shard *shards[BLOCK];
     for (size_t start = 0; start < count; start += BLOCK) {
@@ -281,17 +335,43 @@ static kv_status many_at(many *m, kv_store *store, const kv_bytes *keys, size_t 
     return KV_OK;
 }
 
+/* The newest state, of one moment: what had been appended when the look began.  Undo lists lead back to it, unless it is
+ * committed and pruned before we are done.  The ticket is taken before: if what we look at is undone meanwhile, so is
+ * the ticket's group. */
+static kv_status many_newest(many *m, kv_db *db, const kv_bytes *keys, size_t count, moment *at,
+                             kv_error *err) {
+    uint64_t entries;
+    kv_ticket ticket;
+    at->committed = kv_log_committed(db->store->log);
+    kv_log_newest(db->store->log, &ticket, &entries);
+    at->lsn = ticket.group != NULL ? ticket.lsn : kv_log_committed(db->store->log);
+    kv_status status = many_at(m, db->store, keys, count, at, err);
+    if (at->uncommitted && ticket.group != NULL)
+        kv_deferred_note(db, &ticket);
+    kv_log_forget(&ticket);
+    return status;
+}
+
 /* All keys at one LSN.  Optimistically at the visible one: mostly no shard changes meanwhile, or its
  * undo list still leads back.  If not, a snapshot makes sure. */
-static kv_status many_consistent(many *m, kv_store *store, const kv_bytes *keys, size_t count,
+static kv_status many_consistent(many *m, kv_db *db, const kv_bytes *keys, size_t count,
                                  kv_error *err) {
-    moment at = {.now_ms = atomic_load(&store->next_expiry) != KV_NO_EXPIRY ? kv_store_now(store) : 0};
+    kv_store *store = db->store;
+    bool newest = db->deferred != NULL && store->log != NULL;
+    moment at = {.now_ms = atomic_load(&store->next_expiry) != KV_NO_EXPIRY ? kv_store_now(store) : 0,
+                 .committed = UINT64_MAX};
     for (unsigned tries = 0; tries < MANY_TRIES; tries++) {
         at.lsn = kv_store_visible(store);
-        kv_status status = many_at(m, store, keys, count, &at, err);
+        kv_status status = newest ? many_newest(m, db, keys, count, &at, err)
+                                  : many_at(m, store, keys, count, &at, err);
         if (status != KV_BUSY)
             return status;
         many_reset(m);
+    }
+    if (newest) { /* a snapshot shows what is committed: the handle's own writes must be */
+        kv_ticket own;
+        kv_pending_ticket(db, &own);
+        (void)!kv_log_wait(store->log, &own, NULL); /* a failure: they were undone, and it is told with their replies */
     }
     kv_snapshot snapshot;
     kv_snapshot_register(store, &snapshot);
@@ -322,7 +402,7 @@ kv_status kv_get_many(kv_db *db, const kv_bytes *keys, size_t count, kv_values *
         *m = (many){.pool = db->store->table.entries, .expected_size = expected};
         kv_pool_acquire(m->pool);
         *values = (kv_values){.count = count, .items = m->items, .owner = m};
-        status = many_consistent(m, db->store, keys, count, err);
+        status = many_consistent(m, db, keys, count, err);
         if (status < 0)
             kv_values_release(values);
     }

@@ -13,7 +13,7 @@
 
 #include "../base/futex.h"
 #include "../base/mem.h"
-#include "store.h"
+#include "deferred.h"
 
 #define SYNC_INTERVAL_DEFAULT_NS UINT64_C(100000000)
 #define MARK_DELAY_DEFAULT_NS UINT64_C(100000000)
@@ -278,6 +278,81 @@ fail:
     return status;
 }
 
+/* ---- More handles, and opening again ------------------------------------------------------------------- */
+
+kv_status kv_dup(kv_db *db, bool deferred, kv_db **out, kv_error *err) {
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    kv_db *copy = kv_mem_map(sizeof *copy, 4096, false);
+    kv_deferred *more = deferred ? kv_mem_alloc_zero(sizeof *more) : NULL;
+    if (copy == NULL || (deferred && more == NULL)) {
+        kv_mem_unmap(copy, sizeof *copy);
+        kv_mem_free(more);
+        status = kv_fail_nomem(err, sizeof *copy);
+    } else {
+        copy->deferred = more;
+        LOCK();
+        add_handle_locked(db->store, copy);
+        UNLOCK();
+        handle_set(copy);
+        *out = copy;
+    }
+    kv_db_leave(db);
+    return status;
+}
+
+/* Makes of a store that was just closed a new one in the same place.  Others know it by its identity, and see that it is
+ * busy. */
+static kv_status open_again(kv_store *store, const char *path, kv_error *err) {
+    kv_status status = kv_dir_open(&store->dir, store->options.os, path, false, err);
+    if (status < 0)
+        return status;
+    status = kv_store_open_directory(store, err);
+    if (status < 0)
+        kv_dir_close(&store->dir);
+    return status;
+}
+
+kv_status kv_reopen(kv_db *db, kv_error *err) {
+    char path[KV_ERROR_PATH_SIZE];
+    kv_status status = kv_db_enter(db, err);
+    if (status < 0)
+        return status;
+    kv_store *store = db->store;
+    kv_db_leave(db); /* no other call is in flight */
+    LOCK();
+    bool alone = store->handle_count == 1 && store->dir.fd >= 0;
+    if (alone)
+        atomic_store(&store->busy, 1); /* who opens this directory waits */
+    UNLOCK();
+    if (!alone)
+        return kv_fail(err, KV_ERR_INVALID, "the store is in memory only, or has other handles");
+    kv_db_drop_snapshots(db);
+    memcpy(path, store->dir.path, sizeof path);
+    status = kv_store_close(store, err);
+    LOCK();
+    kv_store blank = {.options = store->options, .next = store->next, .handles = store->handles,
+                      .handle_count = 1, .busy = 1, .dir = KV_DIR_CLOSED};
+    memcpy(blank.identity, store->identity, sizeof blank.identity);
+    memcpy(store, &blank, sizeof blank);
+    store->dir.fd = store->lock_file.fd = -1;
+    UNLOCK();
+    if (status == KV_OK)
+        status = open_again(store, path, err);
+    if (status == KV_OK) {
+        handle_set(db);
+        atomic_store(&store->busy, 0);
+        return KV_OK;
+    }
+    atomic_fetch_or(&db->calls, KV_CALLS_CLOSING);
+    atomic_fetch_or(&db->closed_word, 1);
+    db->store = NULL;
+    remove_store(store);
+    kv_mem_unmap(store, sizeof *store);
+    return status;
+}
+
 /* ---- Closing -------------------------------------------------------------------------------------------- */
 
 kv_status kv_close(kv_db *db, kv_error *err) {
@@ -302,6 +377,16 @@ kv_status kv_close(kv_db *db, kv_error *err) {
     }
     kv_store *store = db->store;
     kv_db_drop_snapshots(db);
+    if (db->deferred != NULL) {
+        /* Somebody has to flush what it wrote; an error is for whoever took the ticket. */
+        kv_ticket pending = db->deferred->pending;
+        db->deferred->pending.group = NULL;
+        if (store->log != NULL)
+            (void)!kv_log_wait(store->log, &pending, NULL);
+        kv_deferred_settle(store, db->deferred);
+        kv_deferred_destroy(db->deferred);
+        db->deferred = NULL;
+    }
     if (remove_handle(store, db)) {
         uint64_t failures = atomic_load(&store->checkpoint_failures);
         status = kv_store_close(store, err);

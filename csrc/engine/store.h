@@ -8,6 +8,8 @@
  *   write.c     put, delete, the conditional ones
  *   batch.c     many at once
  *   clear.c     all at once
+ *   deferred.c  handles whose calls do not wait for the disk
+ *   scan.c      walks in the order of hashes, over the newest state
  *   snapshot.c  snapshots and cursors
  *   save.c      checkpoints and backups of the running store
  *   worker.c    the thread behind an open store: loads, checkpoints, sweeps what has expired
@@ -105,6 +107,7 @@ struct kv_db {
     bool memory_only, read_only;         /* constant */
     kv_sync sync;                        /* constant */
     kv_recovery recovery;                /* constant */
+    struct kv_deferred *deferred;        /* owned; NULL: an ordinary handle.  deferred.h */
     struct kv_db *next;                  /* of the same store; guarded by the registry's mutex */
 };
 

@@ -173,8 +173,11 @@ static void *worker_main(void *arg) {
     kv_worker *w = &store->worker;
     uint64_t retry_ns = 0, swept_ns = 0;
     load(store);
-    while (!atomic_load(&w->stopping)) {
+    for (;;) {
+        /* Before all that a change of it tells of, the end too: or that is not seen, and slept through. */
         uint32_t word = atomic_load(&w->word);
+        if (atomic_load(&w->stopping))
+            return NULL;
         uint64_t now_ns = kv_now_ns(), wait_ns = KV_FUTEX_FOREVER;
         if (kv_store_checkpoint_is_due(store, false)) {
             if (now_ns >= retry_ns && kv_store_checkpoint(store, NULL, NULL, NULL) < 0) {
@@ -203,7 +206,6 @@ static void *worker_main(void *arg) {
         }
         kv_futex_wait(&w->word, word, wait_ns);
     }
-    return NULL;
 }
 
 void kv_worker_start(kv_store *store) {

@@ -290,9 +290,11 @@ static kv_status write_key(kv_db *db, key_write *w, kv_error *err) {
         }
         if (ticket.group == NULL)
             break;
-        kv_status waited = kv_change_wait(store, &ticket, err);
+        kv_status waited = kv_db_finish(db, &ticket, err);
         if (waited == KV_OK) {
-            if (status == KV_OK)
+            if (status == KV_OK && db->deferred != NULL)
+                kv_deferred_note_write(db, w->hash);
+            else if (status == KV_OK)
                 kv_store_prune_hash(store, w->hash);
             break;
         }
@@ -425,7 +427,7 @@ kv_status kv_pop_any(kv_db *db, unsigned flags, kv_item *item, kv_error *err) {
             return status;
         }
         if (e == NULL) {
-            status = kv_change_confirm_empty(store, rollbacks, err);
+            status = kv_change_confirm_empty(db, rollbacks, err);
             kv_db_leave(db);
             if (status == KV_BUSY)
                 continue;

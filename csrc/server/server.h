@@ -25,6 +25,9 @@ bool kv_server_is_stopping(const kv_server *server);
 /* A descriptor that becomes readable when somebody wants the server to stop (SHUTDOWN): its owner then calls kv_server_stop. */
 int kv_server_stop_fd(const kv_server *server);
 
+/* Of the store, from any thread; waits while it is being reloaded. */
+kv_status kv_server_store_stats(kv_server *server, kv_stats *stats, kv_error *err) KV_MUST_CHECK;
+
 /* ---- For commands ------------------------------------------------------------------------------ */
 
 kv_config *kv_server_config(kv_server *server);   /* guarded by its own lock, see config.h */

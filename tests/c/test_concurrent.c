@@ -953,14 +953,23 @@ static void rollbacks_read(worker *me) {
     }
 }
 
+static void fail_a_write(rollbacks *t, check_random *random) {
+    fault_os_fail(t->w->faults, FAULT_WRITE, 8 + random_below(random, 12), ENOSPC, 0);
+}
+
+/* The first one was armed before the writers began. */
 static void rollbacks_fail(worker *me) {
     rollbacks *t = me->shared;
-    uint64_t before = 0;
+    kv_error err;
+    uint64_t seen = 0;
     while (!atomic_load(&t->done)) {
-        if (fault_os_failures(t->w->faults) >= before) { /* the last one has fired */
-            before = fault_os_failures(t->w->faults) + 1;
-            /* Not at once: what a frame's first part has left is still to be taken back. */
-            fault_os_fail(t->w->faults, FAULT_WRITE, 8 + random_below(&me->random, 12), ENOSPC, 0);
+        if (fault_os_failures(t->w->faults) > seen) { /* the last one has fired */
+            seen++;
+            /* What a frame's first part has left is still to be taken back, and if that fails, so does the log, for
+             * good.  This waits for whoever leads it now: */
+            kv_status status = kv_make_durable(t->w->db, &err);
+            CHECK(status == KV_OK || status == KV_ERR_NOSPACE);
+            fail_a_write(t, &me->random);
         }
         usleep(200);
     }
@@ -972,6 +981,8 @@ static void rollbacks_test(kv_sync sync, size_t limit) {
     kv_error err;
     t->w = world_of((kind)(ALWAYS + (int)sync));
     fault_os_limit(t->w->faults, limit);
+    check_random random = random_stream(THREADS_MAX);
+    fail_a_write(t, &random);
     crew_add(&others, rollbacks_fail, t);
     for (unsigned i = 0; i < 2; i++)
         crew_add(&others, rollbacks_read, t);
