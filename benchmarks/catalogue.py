@@ -16,6 +16,7 @@ from . import (
     memory,
     opening,
     parallel,
+    protocol,
     reads,
     recovery,
     writes,
@@ -38,6 +39,7 @@ _SUBJECTS = (
     churn,
     expiry,
     eviction,
+    protocol,
 )
 BENCHMARKS: dict[str, Benchmark] = {b.name: b for s in _SUBJECTS for b in s.BENCHMARKS}
 
