@@ -16,6 +16,7 @@ from . import (
     memory,
     opening,
     parallel,
+    protocol,
     reads,
     recovery,
     server,
@@ -40,6 +41,7 @@ _SUBJECTS = (
     expiry,
     eviction,
     server,
+    protocol,
 )
 BENCHMARKS: dict[str, Benchmark] = {b.name: b for s in _SUBJECTS for b in s.BENCHMARKS}
 

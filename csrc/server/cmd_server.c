@@ -352,7 +352,10 @@ kv_run kv_cmd_save(kv_client *c, const kv_bytes *argv, size_t argc) {
         return KV_RUN_DONE;
     if (kv_pending(c->db) != NULL)
         return KV_RUN_LATER;
-    if (kv_checkpoint(kv_server_db(c->server), NULL, NULL, &err) < 0)
+    kv_server_begin_wait(c);
+    kv_status status = kv_checkpoint(kv_server_db(c->server), NULL, NULL, &err);
+    kv_server_end_wait(c);
+    if (status < 0)
         kv_refuse_failure(c, &err);
     else
         kv_reply_ok(&c->reply);
@@ -457,7 +460,10 @@ kv_run kv_cmd_waitaof(kv_client *c, const kv_bytes *argv, size_t argc) {
     if (is_durable && !kv_is_read_only(c->db) && kv_sync_mode(c->db) != KV_SYNC_ALWAYS && !c->in_exec) {
         if (kv_pending(c->db) != NULL)
             return KV_RUN_LATER;
-        if (kv_make_durable(kv_server_db(c->server), &err) < 0) {
+        kv_server_begin_wait(c);
+        kv_status status = kv_make_durable(kv_server_db(c->server), &err);
+        kv_server_end_wait(c);
+        if (status < 0) {
             kv_refuse_failure(c, &err);
             return KV_RUN_DONE;
         }
@@ -488,8 +494,10 @@ static kv_run debug_sleep(kv_client *c, const kv_bytes *argv, size_t argc) {
     }
     struct timespec rest = {(time_t)seconds, 0};
     rest.tv_nsec = (long)((seconds - (long double)rest.tv_sec) * 1e9L);
+    kv_server_begin_wait(c);
     while (nanosleep(&rest, &rest) != 0 && errno == EINTR)
         ;
+    kv_server_end_wait(c);
     kv_reply_ok(&c->reply);
     return KV_RUN_DONE;
 }

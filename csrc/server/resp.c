@@ -197,19 +197,18 @@ static kv_resp_result parse_count(input *in) {
     return KV_RESP_REQUEST;
 }
 
-/* $length in unusual form; the byte at hand is there.  Sets bulk_left. */
-static kv_resp_result parse_length(input *in) {
-    kv_resp_parser *parser = in->parser;
-    int64_t length;
+/* $length in unusual form.  Sets `*length` when it is there. */
+static kv_resp_result parse_length(input *in, int64_t *length) {
+    int64_t number;
     kv_resp_result result =
-        long_number(in, &length, invalid_length, "Protocol error: too big bulk count string");
+        long_number(in, &number, invalid_length, "Protocol error: too big bulk count string");
     if (result != KV_RESP_REQUEST)
         return result;
-    if (length < 0)
+    if (number < 0)
         return bad(in, invalid_length);
-    if ((uint64_t)length > in->limits->bulk_max)
+    if ((uint64_t)number > in->limits->bulk_max)
         return bad_length(in);
-    parser->bulk_left = length;
+    *length = number;
     return KV_RESP_REQUEST;
 }
 
@@ -217,43 +216,49 @@ static kv_resp_result parse_length(input *in) {
 static kv_resp_result find_bulks(input *in) {
     kv_resp_parser *parser = in->parser;
     const uint8_t *p = in->bytes + parser->position, *end = in->bytes + in->size;
-    while (parser->args_left > 0) {
-        int64_t length = parser->bulk_left;
+    const uint64_t bulk_max = in->limits->bulk_max;
+    size_t count = parser->args_count;
+    int64_t left = parser->args_left, length = parser->bulk_left;
+    kv_resp_result result = KV_RESP_REQUEST;
+    for (; left > 0; left--, length = -1) {
         if (likely(length < 0)) {
-            if (p == end)
-                return more(in, 1);
-            if (unlikely(*p != '$'))
-                return bad_mark(in, *p);
-            const uint8_t *next =
-                parser->scanned == 0 ? short_number(p + 1, end, &length) : NULL;
-            if (likely(next != NULL && (uint64_t)length <= in->limits->bulk_max)) {
+            if (p == end) {
+                result = more(in, 1);
+                break;
+            }
+            if (unlikely(*p != '$')) {
+                result = bad_mark(in, *p);
+                break;
+            }
+            const uint8_t *next = parser->scanned == 0 ? short_number(p + 1, end, &length) : NULL;
+            if (likely(next != NULL && (uint64_t)length <= bulk_max)) {
                 p = next;
             } else {
-                kv_resp_result result = parse_length(in);
-                if (result != KV_RESP_REQUEST)
-                    return result;
+                parser->position = (size_t)(p - in->bytes);
+                length = -1;
+                result = parse_length(in, &length);
                 p = in->bytes + parser->position;
-                length = parser->bulk_left;
+                if (result != KV_RESP_REQUEST)
+                    break;
             }
         }
         size_t come = (size_t)(end - p);
         if (unlikely(come < 2 || come - 2 < (uint64_t)length)) {
-            parser->position = (size_t)(p - in->bytes);
-            parser->bulk_left = length;
-            return more(in, (size_t)((uint64_t)length + 2 - come));
+            result = more(in, (size_t)((uint64_t)length + 2 - come));
+            break;
         }
-        if (unlikely(parser->args_count == parser->args_capacity) && !grow_args(parser)) {
-            parser->position = (size_t)(p - in->bytes);
-            parser->bulk_left = length;
-            return KV_RESP_NOMEM;
+        if (unlikely(count == parser->args_capacity) && !grow_args(parser)) {
+            result = KV_RESP_NOMEM;
+            break;
         }
-        parser->args[parser->args_count++] = (kv_bytes){p, (size_t)length};
+        parser->args[count++] = (kv_bytes){p, (size_t)length};
         p += length + 2;
-        parser->args_left--;
-        parser->bulk_left = -1;
-        parser->position = (size_t)(p - in->bytes);
     }
-    return KV_RESP_REQUEST;
+    parser->position = (size_t)(p - in->bytes);
+    parser->args_count = count;
+    parser->args_left = left;
+    parser->bulk_left = length;
+    return result;
 }
 
 static kv_resp_result parse_bulks(input *in) {

@@ -649,6 +649,14 @@ void kv_server_visit_clients(kv_server *server, bool (*visit)(void *arg, kv_clie
         kv_mutex_lock(&own->turn, KV_RANK_TURN);
 }
 
+void kv_server_begin_wait(kv_client *c) {
+    kv_mutex_unlock(&kv_conn_of(c)->loop->turn, KV_RANK_TURN);
+}
+
+void kv_server_end_wait(kv_client *c) {
+    kv_mutex_lock(&kv_conn_of(c)->loop->turn, KV_RANK_TURN);
+}
+
 size_t kv_server_client_count(kv_server *server) {
     return atomic_load_explicit(&server->client_count, memory_order_relaxed);
 }

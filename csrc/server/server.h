@@ -43,6 +43,11 @@ bool kv_server_checkpoint_in_background(kv_server *server);
  * store open, or it is in memory only. */
 kv_status kv_server_reload(kv_server *server, kv_client *caller, kv_error *err) KV_MUST_CHECK;
 
+/* A command that blocks its loop for long (a checkpoint, the disk, DEBUG SLEEP) waits between these two: others may look at
+ * this loop's clients meanwhile. */
+void kv_server_begin_wait(kv_client *c);
+void kv_server_end_wait(kv_client *c);
+
 /* Every client, under a lock that keeps them alive: for CLIENT LIST and KILL.  `visit` must not block.  False: stop. */
 void kv_server_visit_clients(kv_server *server, bool (*visit)(void *arg, kv_client *client), void *arg);
 size_t kv_server_client_count(kv_server *server);

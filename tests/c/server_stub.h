@@ -76,6 +76,14 @@ kv_status kv_server_reload(kv_server *server, kv_client *caller, kv_error *err) 
     return KV_OK;
 }
 
+void kv_server_begin_wait(kv_client *c) {
+    (void)c;
+}
+
+void kv_server_end_wait(kv_client *c) {
+    (void)c;
+}
+
 void kv_server_visit_clients(kv_server *server, bool (*visit)(void *arg, kv_client *client), void *arg) {
     for (size_t i = 0; i < server->client_count; i++)
         if (!visit(arg, server->clients[i]))
@@ -298,20 +306,24 @@ static inline const char *stub_take(kv_client *c, size_t *size) {
 }
 
 /* In `wanted`, "\n" stands for "\r\n": replies are written as they look. */
-static inline void stub_check_reply(kv_client *c, const char *request, const char *wanted) {
-    char *long_wanted = malloc(strlen(wanted) * 2 + 1), *out = long_wanted;
-    CHECK(long_wanted != NULL);
-    for (const char *p = wanted; *p != '\0'; p++) {
-        if (*p == '\n' && (p == wanted || p[-1] != '\r'))
+static inline void stub_check_bytes(kv_client *c, const char *request, const char *wanted, size_t wanted_size) {
+    char *whole = malloc(wanted_size * 2 + 1), *out = whole;
+    CHECK(whole != NULL);
+    for (size_t i = 0; i < wanted_size; i++) {
+        if (wanted[i] == '\n' && (i == 0 || wanted[i - 1] != '\r'))
             *out++ = '\r';
-        *out++ = *p;
+        *out++ = wanted[i];
     }
     *out = '\0';
     size_t size;
     const char *got = stub_take(c, &size);
-    if (size != (size_t)(out - long_wanted) || memcmp(got, long_wanted, size) != 0)
-        FAIL("%s\n#   got    %s\n#   wanted %s", request, got, long_wanted);
-    free(long_wanted);
+    if (size != (size_t)(out - whole) || memcmp(got, whole, size) != 0)
+        FAIL("%s\n#   got    %s\n#   wanted %s", request, got, whole);
+    free(whole);
+}
+
+static inline void stub_check_reply(kv_client *c, const char *request, const char *wanted) {
+    stub_check_bytes(c, request, wanted, strlen(wanted));
 }
 
 static inline void stub_ask(kv_client *c, const char *request, const char *wanted) {
