@@ -519,3 +519,24 @@ def test_metrics():
         'pykv_command_seconds_count{command="get"} 2.0',
     ):
         assert line in text
+
+
+def test_a_loop_that_waits_can_be_looked_at(tmp_path):
+    with serving(tmp_path / "s", "--threads", 2, "--enable-debug-commands") as process:
+        clients = [Raw(process.address) for _ in range(4)]
+        ids = [client.ask("CLIENT", "ID") for client in clients]
+        clients[0].send(request("DEBUG", "SLEEP", PATIENCE))
+        time.sleep(0.05)
+        answered = 0
+        for client in clients[1:]:
+            client.send(request("CLIENT", "LIST"))
+            client.socket.settimeout(5)
+            try:
+                listing = client.reply().decode()
+                assert all(f"id={i} " in listing for i in ids)
+                answered += 1
+            except TimeoutError:
+                pass  # of the same loop
+        assert answered == 2
+        for client in clients:
+            client.close()
