@@ -41,6 +41,15 @@ def test_corpus(target):
     assert f"{len(list(corpus_of(target).iterdir()))} files" in done.stdout
 
 
+def write_dictionary(path):
+    """Words that libFuzzer tries: the commands' names, and what requests are made of."""
+    table = (c_build.ROOT / "csrc" / "server" / "command_table.h").read_text()
+    words = re.findall(r'^ *X\("(\w+)"', table, re.MULTILINE)
+    words += [r"\x0d\x0a", "*1", "*2", "*3", "$1", "$3", "$-1", "nx", "xx", "get", "ex", "px", "match", "count"]
+    path.write_text("".join(f'"{word}"\n' for word in words))
+    return path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS, ids=lambda p: p.stem)
 def test_fuzz(target, request, capsys):
@@ -52,10 +61,11 @@ def test_fuzz(target, request, capsys):
     found.mkdir(exist_ok=True)
     grown = found / "corpus"  # what libFuzzer adds to; the repository's corpus is only read
     grown.mkdir(exist_ok=True)
+    words = write_dictionary(found / "words")
     limits = ["-max_len=4096", "-malloc_limit_mb=256", "-timeout=20"]
     done = subprocess.run(
         [*variant.probe, program, f"-max_total_time={seconds}", "-print_final_stats=1", *limits]
-        + [f"-artifact_prefix={found}/", grown, corpus_of(target)],
+        + [f"-dict={words}", f"-artifact_prefix={found}/", grown, corpus_of(target)],
         env={**os.environ, **c_build.RUN_ENV},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
