@@ -206,16 +206,30 @@ static void run_requests(session *s, uint8_t *bytes, size_t size) {
     kv_resp_fini(&parser);
 }
 
+static kv_db *db, *deferred; /* one store for all inputs: opening takes longer than most of them */
+
+static void close_store(void) {
+    kv_error err;
+    DEMAND(kv_close(deferred, &err) == KV_OK);
+    kv_destroy(deferred);
+    DEMAND(kv_close(db, &err) == KV_OK);
+    kv_destroy(db);
+}
+
+static void open_store(void) {
+    kv_error err;
+    DEMAND(kv_open(NULL, NULL, &db, &err) == KV_OK);
+    DEMAND(kv_dup(db, true, &deferred, &err) == KV_OK);
+    atexit(close_store); /* before leaks are looked for */
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static kv_db *db, *deferred; /* one for all inputs: opening takes longer than most of them */
     kv_error err;
     kv_stats stats;
     if (size < 2 || size > 16384)
         return 0;
-    if (db == NULL) {
-        DEMAND(kv_open(NULL, NULL, &db, &err) == KV_OK);
-        DEMAND(kv_dup(db, true, &deferred, &err) == KV_OK);
-    }
+    if (db == NULL)
+        open_store();
     stub *server = stub_create(db);
     server->config.debug_commands = (data[0] & 4) != 0;
     if (data[0] & 2)
