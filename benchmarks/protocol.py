@@ -1,4 +1,4 @@
-"""What the two ends of the server's protocol cost: requests parsed and answered, without a socket and a store."""
+"""What the two ends of the protocol cost: requests parsed and answered; no socket, no store."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Fuzz targets, tests/fuzz/fuzz_*.c: each runs on its corpus, under the address and undefined-behaviour sanitizers.
+"""Fuzz targets, tests/fuzz/fuzz_*.c: each runs on its corpus, under address and UB sanitizers.
 
-With ``--fuzz-seconds N`` each also runs under libFuzzer (needs clang) for so long, from the corpus on,
-and prints how many inputs it tried. An input that ends it is kept beside the corpus's files of the build.
+With ``--fuzz-seconds N`` each also runs under libFuzzer (needs clang) for so long, from the corpus
+on, and prints how many inputs it tried. An input that ends it is kept in
+build/c-tests/fuzz/TARGET.found.
 """
 
 import os
@@ -41,6 +42,16 @@ def test_corpus(target):
     assert f"{len(list(corpus_of(target).iterdir()))} files" in done.stdout
 
 
+def write_dictionary(path):
+    """Words that libFuzzer tries: the commands' names, and what requests are made of."""
+    table = (c_build.ROOT / "csrc" / "server" / "command_table.h").read_text()
+    words = re.findall(r'^ *X\("(\w+)"', table, re.MULTILINE)
+    words += [r"\x0d\x0a", "*1", "*2", "*3", "$1", "$3", "$-1"]
+    words += ["nx", "xx", "get", "ex", "px", "match", "count"]
+    path.write_text("".join(f'"{word}"\n' for word in words))
+    return path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS, ids=lambda p: p.stem)
 def test_fuzz(target, request, capsys):
@@ -52,10 +63,12 @@ def test_fuzz(target, request, capsys):
     found.mkdir(exist_ok=True)
     grown = found / "corpus"  # what libFuzzer adds to; the repository's corpus is only read
     grown.mkdir(exist_ok=True)
-    limits = ["-max_len=4096", "-malloc_limit_mb=256", "-timeout=20"]
+    words = write_dictionary(found / "words")
+    # Leaks are looked for at the end: in between, what a pool has mapped is not seen as in use.
+    limits = ["-max_len=4096", "-malloc_limit_mb=256", "-timeout=20", "-detect_leaks=0"]
     done = subprocess.run(
         [*variant.probe, program, f"-max_total_time={seconds}", "-print_final_stats=1", *limits]
-        + [f"-artifact_prefix={found}/", grown, corpus_of(target)],
+        + [f"-dict={words}", f"-artifact_prefix={found}/", grown, corpus_of(target)],
         env={**os.environ, **c_build.RUN_ENV},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -165,6 +165,8 @@ static const example examples[] = {
     EXAMPLE("*1\r\n$01\r\n", ERROR("invalid bulk length")),
     EXAMPLE("*1\r\n$blabla\r\n", ERROR("invalid bulk length")),
     EXAMPLE("*2\r\n$1\r\na\r\n$1:\r\n", ERROR("invalid bulk length")),
+    EXAMPLE("*2\r\n$1\r\na\r\n$\r\n", ERROR("invalid bulk length")),
+    EXAMPLE("*1\r\n$1\r\na\r\n*\r\n", "1:a|" ERROR("invalid multibulk length")),
     /* no bulk string */
     EXAMPLE("*3\r\n$3\r\nSET\r\n$1\r\nx\r\nfooz\r\n", ERROR("expected '$', got 'f'")),
     EXAMPLE("*1\r\n*1\r\n", ERROR("expected '$', got '*'")),

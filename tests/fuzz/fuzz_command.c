@@ -1,6 +1,6 @@
 /* fuzz_command.c - commands get whatever the parser finds in any bytes.
  *
- * One client without a socket on a store in memory.  The input's first byte chooses protocol, password and debug commands; the rest are
+ * One client without a socket on a store in memory, which is emptied for each input.  The input's first byte chooses protocol, password and debug commands; the rest are
  * requests.  Each request gets one reply, and a well-formed one; a request that is put off has replied nothing; at the end the
  * store is consistent, and memory is in proportion.
  */
@@ -206,14 +206,30 @@ static void run_requests(session *s, uint8_t *bytes, size_t size) {
     kv_resp_fini(&parser);
 }
 
+static kv_db *db, *deferred; /* one store for all inputs: opening takes longer than most of them */
+
+static void close_store(void) {
+    kv_error err;
+    DEMAND(kv_close(deferred, &err) == KV_OK);
+    kv_destroy(deferred);
+    DEMAND(kv_close(db, &err) == KV_OK);
+    kv_destroy(db);
+}
+
+static void open_store(void) {
+    kv_error err;
+    DEMAND(kv_open(NULL, NULL, &db, &err) == KV_OK);
+    DEMAND(kv_dup(db, true, &deferred, &err) == KV_OK);
+    atexit(close_store); /* before leaks are looked for */
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     kv_error err;
-    kv_db *db, *deferred;
     kv_stats stats;
     if (size < 2 || size > 16384)
         return 0;
-    DEMAND(kv_open(NULL, NULL, &db, &err) == KV_OK);
-    DEMAND(kv_dup(db, true, &deferred, &err) == KV_OK);
+    if (db == NULL)
+        open_store();
     stub *server = stub_create(db);
     server->config.debug_commands = (data[0] & 4) != 0;
     if (data[0] & 2)
@@ -234,9 +250,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         abort();
     }
     stub_destroy(server);
-    DEMAND(kv_close(deferred, &err) == KV_OK);
-    kv_destroy(deferred);
-    DEMAND(kv_close(db, &err) == KV_OK);
-    kv_destroy(db);
+    DEMAND(kv_clear(db, 0, &err) == KV_OK);
+    kv_settle(deferred);
     return 0;
 }
