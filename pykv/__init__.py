@@ -7,7 +7,8 @@
         print(store["greeting"])         # b'hello'
 
 `open` gives a `Store`: a mutable mapping from bytes to bytes in memory, with a log on disk. Threads
-may share it.  `check`, `repair` and `restore` work on the files of a store that is not open; `dump`
+may share it.  `connect` gives a `RemoteStore`: the same methods over a server that speaks the Redis
+protocol.  `check`, `repair` and `restore` work on the files of a store that is not open; `dump`
 and `load` write and read its items as text.  Exceptions, beside Python's own (`KeyError` for a
 missing key, `TypeError` for what is neither bytes-like nor str, `ValueError`, `OverflowError`,
 `MemoryError`):
@@ -16,10 +17,12 @@ missing key, `TypeError` for what is neither bytes-like nor str, `ValueError`, `
      ├── ClosedError                   the store is closed
      ├── ForkError                     it was opened before this process was forked
      ├── ReadOnlyError                 a write, and it was opened with read_only=True
+     ├── UnsupportedError              a server cannot do, or does not promise, what was asked
      ├── LimitError       ValueError   over KEY_MAX, VALUE_MAX or COMMIT_MAX bytes
      ├── MemoryLimitError MemoryError  the write needs more than max_memory
-     ├── StorageError     OSError      a file operation failed, or the disk is full
-     │    └── FailedError              one failed earlier: no writes until the store is reopened
+     ├── StorageError     OSError      a file operation failed, the disk is full, a password is wrong
+     │    ├── FailedError              one failed earlier: no writes until the store is reopened
+     │    └── ConnectionLostError      no server, or it went away: .maybe_done; a ConnectionError
      ├── LockedError      OSError      open in another process: .pid
      ├── CorruptionError               stored bytes are damaged: .path, .offset
      ├── VersionError                  a format that this version does not read: .path
@@ -56,8 +59,11 @@ except ModuleNotFoundError as error:
     ) from None
 
 from pykv.batch import Batch
+from pykv.capabilities import Capabilities
 from pykv.dumping import LoadError, LoadReport, dump, load
+from pykv.errors import ConnectionLostError, UnsupportedError
 from pykv.files import CheckReport, Problem, RepairReport, check, repair, restore
+from pykv.remote import RemoteStore, connect
 from pykv.store import Store, open
 
 __all__ = [
@@ -65,9 +71,11 @@ __all__ = [
     "KEY_MAX",
     "VALUE_MAX",
     "Batch",
+    "Capabilities",
     "CheckReport",
     "CheckpointWarning",
     "ClosedError",
+    "ConnectionLostError",
     "CorruptionError",
     "Error",
     "FailedError",
@@ -79,11 +87,14 @@ __all__ = [
     "MemoryLimitError",
     "Problem",
     "ReadOnlyError",
+    "RemoteStore",
     "RepairReport",
     "StorageError",
     "Store",
+    "UnsupportedError",
     "VersionError",
     "check",
+    "connect",
     "dump",
     "load",
     "open",

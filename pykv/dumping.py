@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
+    from pykv.remote import RemoteStore
     from pykv.store import Store
     from pykv.types import DumpFormat, Progress
 
@@ -58,7 +59,7 @@ class LoadError(_core.Error, ValueError):
 
 
 def dump(
-    store: Store,
+    store: Store | RemoteStore,
     file: str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryIO,
     *,
     format: DumpFormat = "jsonl",
@@ -103,7 +104,7 @@ def dump(
 
 
 def load(
-    store: Store,
+    store: Store | RemoteStore,
     file: str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryIO,
     *,
     partial: bool = False,
@@ -141,7 +142,7 @@ def load(
 class _Load:
     """One load: its passes over the file."""
 
-    def __init__(self, store: Store, source: Source, tick: Ticker) -> None:
+    def __init__(self, store: Store | RemoteStore, source: Source, tick: Ticker) -> None:
         self.store, self.source, self.tick = store, source, tick
         self.now = store._clock()
         self.format = _format_of(source)
