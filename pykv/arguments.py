@@ -46,7 +46,7 @@ def ttl_ms(ttl: object, now: int) -> int:
         else:
             ms = math.ceil(ttl * 1e3) if ttl < _core._EXPIRY_MAX / 1e3 else _core._EXPIRY_MAX + 1
     elif isinstance(ttl, datetime.timedelta):
-        ms = -(-ttl // datetime.timedelta(milliseconds=1))
+        ms = (ttl.days * 86_400 + ttl.seconds) * 1000 + (ttl.microseconds + 999) // 1000
     else:
         raise TypeError(
             f"ttl must be a number of seconds or a timedelta, not {type(ttl).__name__}"

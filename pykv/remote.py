@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -362,7 +363,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
                 progress(min(int(fields.get("current_save_keys_processed", 0)), total), total)
             time.sleep(POLL_SECONDS)
         if fields.get("rdb_last_bgsave_status") != "ok":
-            raise _core.StorageError(5, "the server could not write its snapshot", self.url)
+            raise _core.StorageError(errno.EIO, "the server could not write its snapshot", self.url)
         return total or 1
 
     def _saving(self) -> dict[str, str]:
