@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +53,8 @@ class Link:
     """Connections to one server, made when they are needed, at most `max_connections` at a time.
 
     Threads share it.  `repeat` of a call says that it may be done twice without a difference, so
-    that it is sent again when the connection is lost.
+    that it is sent again when the connection is lost; `patient` that it may take any time; `durable`
+    that it must be on disk when it returns: it is not sent to a server that does not promise that.
     """
 
     def __init__(
@@ -97,17 +99,15 @@ class Link:
 
     # ---- Calls ---------------------------------------------------------------------------------
 
-    def call(self, *command: bytes | str | int, repeat: bool = False, patient: bool = False) -> Any:
+    def call(self, *command: bytes | str | int, **how: bool) -> Any:
         """The reply to one command."""
-        return self.pipeline([command], repeat=repeat, patient=patient)[0]
+        return self.pipeline([command], **how)[0]
 
-    def pipeline(
-        self, commands: Sequence[Command], *, repeat: bool = False, patient: bool = False
-    ) -> list[Any]:
-        """The replies to commands that are sent together.  `patient`: without a bound on time."""
-        return self.run(lambda connection: ask(connection, commands), repeat, patient)
+    def pipeline(self, commands: Sequence[Command], **how: bool) -> list[Any]:
+        """The replies to commands that are sent together."""
+        return self.run(lambda connection: ask(connection, commands), **how)
 
-    def transaction(self, commands: Sequence[Command], *, repeat: bool = False) -> list[Any]:
+    def transaction(self, commands: Sequence[Command], **how: bool) -> list[Any]:
         """The replies to commands that are done together or not at all."""
 
         def work(connection: Connection) -> list[Any]:
@@ -115,10 +115,34 @@ class Link:
             assert replies is not None  # nothing is watched
             return replies
 
-        return self.run(work, repeat)
+        return self.run(work, **how)
+
+    def compare_and_set(self, key: bytes, value: bytes, expected: bytes, *, durable: bool) -> bool:
+        """SET if the key's value is the expected one: by one command, or under WATCH."""
+
+        def attempt(connection: Connection) -> bool | None:
+            """None: somebody wrote the key between the look and the write."""
+            if self.known.compare_and_set == "native":
+                return ask(connection, [("SET", key, value, "IFEQ", expected)])[0] is not None
+            _, found = ask(connection, [("WATCH", key), ("GET", key)], refusals=True)
+            if found != expected:
+                ask(connection, [("UNWATCH",)])  # else the next transaction here would be refused
+                if isinstance(found, Exception):
+                    raise found
+                return False
+            return None if transact(connection, [("SET", key, value)]) is None else True
+
+        while (replaced := self.run(attempt, durable=durable)) is None:
+            pass
+        return replaced
 
     def run(
-        self, work: Callable[[Connection], _T], repeat: bool = False, patient: bool = False
+        self,
+        work: Callable[[Connection], _T],
+        *,
+        repeat: bool = False,
+        patient: bool = False,
+        durable: bool = False,
     ) -> _T:
         """What `work` gives with a connection; redis-py's exceptions become pykv's."""
         attempt = 0
@@ -126,6 +150,8 @@ class Link:
             sent = False
             try:
                 with self._connection(patient) as connection:
+                    if durable:
+                        self.demand_durable()
                     sent = True
                     return work(connection)
             except AGAIN + LOST as error:
@@ -142,8 +168,20 @@ class Link:
         self.check()
         if self._capabilities is None:
             self.run(lambda connection: None)
+        return self.known
+
+    @property
+    def known(self) -> Capabilities:
+        """In a call: of the server that its connection leads to."""
         assert self._capabilities is not None
         return self._capabilities
+
+    def demand_durable(self) -> None:
+        if not self.known.sync_per_write:
+            raise UnsupportedError(
+                f"{self.url} does not promise that a write is on disk (durable_writes is "
+                f"{self.known.durable_writes!r}): its appendfsync must be always"
+            )
 
     # ---- Connections ---------------------------------------------------------------------------
 
@@ -180,7 +218,7 @@ class Link:
                 connection = self._dial(None if patient else self._timeout)
             yield connection
             keep = not patient
-        except redis.ResponseError:
+        except (redis.ResponseError, UnsupportedError):
             keep = not patient
             raise
         finally:
@@ -341,6 +379,7 @@ def without_password(url: str) -> str:
     scheme, colons, rest = url.partition("://")
     user, at, place = rest.rpartition("@")
     name, colon, _ = user.partition(":")
+    place = re.sub("(password=)[^&#]*", r"\1***", place)
     return f"{scheme}{colons}{name}{':***' if colon else ''}{at}{place}"
 
 
@@ -352,15 +391,15 @@ def _connection_options(url: str) -> dict[str, Any]:
         options = parse(url)
     except ValueError:
         raise ValueError(
-            "not a URL redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB; in a user's "
-            "name and password, special characters are written as %2F and so on"
+            "not a URL redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB; in the name "
+            "and the password of a user, special characters are written as %2F and so on"
         ) from None
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):
         if name != "db" and not name.startswith("ssl_"):
-            raise ValueError(f"{without_password(url)!r}: there is no option {name!r}")
+            raise ValueError(f"there is no option {name!r} in the URL of a server")
     database = parts.path.strip("/")
     if parts.scheme != "unix" and database and not database.isdecimal():
-        raise ValueError(f"{without_password(url)!r}: the database must be a number")
+        raise ValueError("the database, in the URL of a server, must be a number")
     return options
 
 

@@ -14,7 +14,6 @@ from pykv._core import _key_bytes, _value_bytes
 from pykv.arguments import increment, item_dict, key_list, sync_flag, ttl_ms
 from pykv.batch import Batch
 from pykv.capabilities import Capabilities, info_fields
-from pykv.errors import UnsupportedError
 from pykv.views import StoreItems, StoreKeys, StoreValues
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from pykv.link import Connection, Link
+    from pykv.link import Link
     from pykv.types import BytesLike, Operation, Progress, RemoteStats, Ttl
 
     Command = tuple[bytes | str | int, ...]
@@ -100,7 +99,13 @@ class RemoteStore(MutableMapping[bytes, bytes]):
 
     def get_many(self, keys: Iterable[BytesLike], /) -> list[bytes | None]:
         """A list with the value of each key, None where there is no such key, all as of one moment."""
-        return self._many("MGET", key_list(keys), repeat=True)
+        commands: list[Command] = [("MGET", *part) for part in _parts(key_list(keys))]
+        self._link.check()
+        if len(commands) > 1:
+            replies = self._link.transaction(commands, repeat=True)
+        else:
+            replies = self._link.pipeline(commands, repeat=True) if commands else []
+        return [value for reply in replies for value in reply]
 
     def view(self, key: BytesLike, /) -> memoryview:
         """The key's value as a read-only memoryview, of a copy that was fetched.  Raises KeyError."""
@@ -139,17 +144,14 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         command: Command = ("SET", _key_bytes(key), _value_bytes(value))
         if ttl is not None:
             command += ("PX", ttl_ms(ttl, self._clock()))
-        self._promise(sync)
-        self._link.call(*command)
+        self._link.call(*command, durable=sync_flag(sync))
 
     def __setitem__(self, key: BytesLike, value: BytesLike) -> None:
         self.put(key, value)
 
     def delete(self, key: BytesLike, *, sync: Literal[True] | None = None) -> bool:
         """Deletes the key; True when it was there, False when not."""
-        name = _key_bytes(key)
-        self._promise(sync)
-        return cast("int", self._link.call("DEL", name)) == 1
+        return cast("int", self._link.call("DEL", _key_bytes(key), durable=sync_flag(sync))) == 1
 
     def __delitem__(self, key: BytesLike) -> None:
         if not self.delete(key):
@@ -168,11 +170,10 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         """
         ms = None if ttl is None else ttl_ms(ttl, self._clock())
         puts = item_dict(items, _core.COMMIT_MAX)
-        self._promise(sync)
         if ms is None:
-            self._do(_puts(puts))
+            self._do(_puts(puts), sync)
         else:
-            self._do([("SET", key, value, "PX", ms) for key, value in puts.items()])
+            self._do([("SET", key, value, "PX", ms) for key, value in puts.items()], sync)
 
     def update(  # type: ignore[override]  # its keys and values may be str, too
         self,
@@ -190,9 +191,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         self, keys: Iterable[BytesLike], *, sync: Literal[True] | None = None
     ) -> int:
         """Deletes many keys at once; the number of those that were there."""
-        names = key_list(keys)
-        self._promise(sync)
-        return sum(self._do([("DEL", *part) for part in _parts(names)]))
+        return sum(self._do([("DEL", *part) for part in _parts(key_list(keys))], sync))
 
     def batch(self, *, sync: Literal[True] | None = None) -> Batch:
         """A context manager that collects writes and does them at once: see `Store.batch`."""
@@ -210,10 +209,8 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         The key keeps its ttl.  Raises ValueError when the value is not an integer of 64 bits,
         OverflowError when by or the result does not fit into 64 bits: nothing is changed then.
         """
-        number = increment(by)
-        name = _key_bytes(key)
-        self._promise(sync)
-        return cast("int", self._link.call("INCRBY", name, number))
+        command = ("INCRBY", _key_bytes(key), increment(by))
+        return cast("int", self._link.call(*command, durable=sync_flag(sync)))
 
     def replace(
         self,
@@ -229,29 +226,10 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         trips where `capabilities.compare_and_set` is "watch", and more while others write the key.
         """
         name, data = _key_bytes(key), _value_bytes(value)
-        wanted = None if expected is None else _value_bytes(expected)
-        self._promise(sync)
-        if wanted is None:
-            return self._link.call("SET", name, data, "NX") is not None
-        if self.capabilities.compare_and_set == "native":
-            return self._link.call("SET", name, data, "IFEQ", wanted) is not None
-        return self._replace_watched(name, data, wanted)
-
-    def _replace_watched(self, name: bytes, data: bytes, wanted: bytes) -> bool:
-        from pykv import link
-
-        def attempt(connection: Connection) -> bool | None:
-            """None: somebody wrote the key between the look and the write."""
-            value = link.ask(connection, [("WATCH", name), ("GET", name)])[1]
-            if value != wanted:
-                link.ask(connection, [("UNWATCH",)])
-                return False
-            done = link.transact(connection, [("SET", name, data)])
-            return None if done is None else True
-
-        while (replaced := self._link.run(attempt)) is None:
-            pass
-        return replaced
+        durable = sync_flag(sync)
+        if expected is None:
+            return self._link.call("SET", name, data, "NX", durable=durable) is not None
+        return self._link.compare_and_set(name, data, _value_bytes(expected), durable=durable)
 
     def setdefault(self, key: BytesLike, default: BytesLike = b"") -> bytes:
         """The key's value; when there is none, puts default, for ever, and returns it as bytes."""
@@ -304,14 +282,12 @@ class RemoteStore(MutableMapping[bytes, bytes]):
                 "persist() takes the expiry away"
             )
         command = ("PEXPIRE", _key_bytes(key), ttl_ms(ttl, self._clock()))
-        self._promise(sync)
-        return cast("int", self._link.call(*command)) == 1
+        return cast("int", self._link.call(*command, durable=sync_flag(sync))) == 1
 
     def persist(self, key: BytesLike, *, sync: Literal[True] | None = None) -> bool:
         """Lets the key live for ever, whatever ttl it had; True when it was there, False when not."""
         name = _key_bytes(key)
-        self._promise(sync)
-        return cast("int", self._link.transaction([("PERSIST", name), ("EXISTS", name)])[1]) == 1
+        return cast("int", self._do([("PERSIST", name), ("EXISTS", name)], sync)[1]) == 1
 
     # ---- The store as a whole ------------------------------------------------------------------
 
@@ -325,7 +301,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         if known.durable_writes == "always":
             return
         if known.backend != "pykv" or known.durable_writes == "memory":
-            raise UnsupportedError(self._no_promise(known))
+            self._link.demand_durable()
         self.checkpoint()
 
     def checkpoint(self, *, progress: Progress = None) -> None:
@@ -422,35 +398,15 @@ class RemoteStore(MutableMapping[bytes, bytes]):
 
     # ---- Inside --------------------------------------------------------------------------------
 
-    def _promise(self, sync: object) -> None:
-        """Before anything is sent: that sync=True can be kept, and the store is open."""
-        self._link.check()
-        if sync_flag(sync):
-            known = self.capabilities
-            if not known.sync_per_write:
-                raise UnsupportedError(self._no_promise(known))
-
-    def _no_promise(self, known: Capabilities) -> str:
-        return (
-            f"{self.url} does not promise that a write is on disk (durable_writes is "
-            f"{known.durable_writes!r}): its appendfsync must be always"
-        )
-
-    def _do(self, commands: list[Command]) -> list[Any]:
+    def _do(self, commands: list[Command], sync: object) -> list[Any]:
         """The replies of commands that are done together."""
+        durable = sync_flag(sync)
         self._link.check()
         if len(commands) > 1:
-            return self._link.transaction(commands)
-        return [self._link.call(*command) for command in commands]
-
-    def _many(self, name: str, keys: list[bytes], *, repeat: bool) -> list[Any]:
-        self._link.check()
-        commands: list[Command] = [(name, *part) for part in _parts(keys)]
-        if len(commands) > 1:
-            replies = self._link.transaction(commands, repeat=repeat)
-        else:
-            replies = [self._link.call(*command, repeat=repeat) for command in commands]
-        return [value for reply in replies for value in reply]
+            return self._link.transaction(commands, durable=durable)
+        if not commands and durable:
+            self._link.demand_durable()
+        return [self._link.call(*command, durable=durable) for command in commands]
 
     def _write(
         self, operations: dict[bytes, Operation], *, sync: Literal[True] | None = None
@@ -482,9 +438,8 @@ class RemoteStore(MutableMapping[bytes, bytes]):
                 rest.append(("PEXPIRE", key, what - now))
         if size > _core.COMMIT_MAX:
             raise arguments.too_large(size, _core.COMMIT_MAX)
-        self._promise(sync)
         deletes: list[Command] = [("DEL", *part) for part in _parts(deleted)]
-        replies = self._do([*deletes, *_puts(puts), *rest])
+        replies = self._do([*deletes, *_puts(puts), *rest], sync)
         return sum(replies[: len(deletes)])
 
     def _clock(self) -> int:
