@@ -12,6 +12,12 @@ from pathlib import Path
 import pytest
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class RedisServer:
     """Runs until stop(); start() again finds what it had saved."""
 
@@ -33,9 +39,7 @@ class RedisServer:
     def listen(self):
         """Takes a free TCP port, too; gives its URL."""
         self.stop()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.start()
         return f"redis://127.0.0.1:{self.port}"
 
@@ -48,8 +52,9 @@ class RedisServer:
         # A sanitizer that is loaded into this process is not for that one.
         environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         self.process = subprocess.Popen(
-            [*command, *self.options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-        )
+            [*command, *self.options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
         deadline = time.monotonic() + 30
         while not self._answers():
             assert self.process.poll() is None, "redis-server did not start"
@@ -66,11 +71,12 @@ class RedisServer:
                 return False
 
     def stop(self, sign=signal.SIGTERM):
+        """With the process that writes a snapshot, if there is one."""
         if self.process is not None:
-            self.process.send_signal(sign)
+            os.killpg(self.process.pid, sign)
             self.process.wait(timeout=60)
             self.process = None
 
     def end(self):
         self.stop(signal.SIGKILL)
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -14,6 +14,7 @@ class StandIn:
         "drop"   close the connection, and do nothing
         "lost"   do it, and close the connection instead of answering
         "late"   answer after `delay` seconds
+        "silent" do it, and wait until the client hangs up
         "-..."   this error
     """
 
@@ -85,7 +86,9 @@ class Session:
                 if fault == "late":
                     time.sleep(self.stand_in.delay)
                 reply = fault.encode() + b"\r\n" if fault[:1] == "-" else self.answer(name, command[1:])
-                if fault == "lost":
+                if fault == "silent":
+                    self.rfile.read()
+                if fault in ("lost", "silent"):
                     return
                 self.wfile.write(reply)
         except OSError:
@@ -156,6 +159,10 @@ class Session:
 
     def do_dbsize(self, data):
         return b":%d\r\n" % len(data)
+
+    def do_flushdb(self, data):
+        data.clear()
+        return b"+OK\r\n"
 
     def do_scan(self, data, cursor, *options):
         """Two pages, and every key is in both."""

@@ -1,16 +1,18 @@
 """A store on a server: connections, what is promised, what fails.  What the operations do is tested
 with those of the embedded store, in the tests that are marked `everywhere`."""
 
+import contextlib
 import copy
 import errno
 import pickle
 import shutil
 import signal
+import subprocess
 import threading
 import time
 
 import pytest
-from servers import RedisServer
+from servers import RedisServer, free_port
 from stand_in import StandIn
 
 import pykv
@@ -142,6 +144,39 @@ def test_without_redis_py(script):
         """
     )
     assert out == "pykv.connect needs redis-py: pip install 'pykv[redis]'\n"
+
+
+def test_tls(server, connect, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    key, certificate, port = tmp_path / "key.pem", tmp_path / "certificate.pem", free_port()
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    server("--tls-port", str(port), "--tls-cert-file", str(certificate),
+           "--tls-key-file", str(key), "--tls-auth-clients", "no")  # fmt: skip
+    store = connect(f"rediss://127.0.0.1:{port}/2?ssl_ca_certs={certificate}")
+    store.put_many({"%d" % i: bytes(10_000) for i in range(1000)})
+    assert len(store) == 1000 and store["7"] == bytes(10_000)
+    with pytest.raises(pykv.ConnectionLostError, match="certificate"):
+        pykv.connect(f"rediss://127.0.0.1:{port}", retries=0)
+
+
+def test_what_a_url_shows():
+    from pykv.link import without_password
+
+    for url, shown in {
+        "redis://h": "redis://h",
+        "redis://u@h:1/2?db=3": "redis://u@h:1/2?db=3",
+        "redis://:pw@h": "redis://:***@h",
+        "redis://u:p@w/@h:1": "redis://u:***@h:1",
+        "unix:///a/b?db=1": "unix:///a/b?db=1",
+        "unix://u:pw@/a": "unix://u:***@/a",
+        "rediss://h?ssl_password=pw&db=1": "rediss://h?ssl_password=***&db=1",
+    }.items():
+        assert without_password(url) == shown
 
 
 def test_nobody_there(stand_in, tmp_path):
@@ -395,25 +430,23 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("fault", ["drop", "lost", "late"])
+@pytest.mark.parametrize("fault", ["drop", "lost", "silent"])
 @pytest.mark.parametrize("name", WRITES)
 def test_a_write_is_never_sent_twice(stand_in, connect, name, fault):
-    store = connect(stand_in.url, timeout=0.2)
-    stand_in.delay = 0.5
+    store = connect(stand_in.url, timeout=0.5)
     stand_in.faults[name] = [fault]
     with pytest.raises(pykv.ConnectionLostError, match="may have been done") as caught:
         WRITES[name](store)
     assert caught.value.maybe_done is True
-    assert caught.value.errno == (errno.ETIMEDOUT if fault == "late" else errno.ECONNRESET)
+    assert caught.value.errno == (errno.ETIMEDOUT if fault == "silent" else errno.ECONNRESET)
     assert stand_in.count(name) == 1
     WRITES[name](store)
     assert stand_in.count(name) == 2
 
 
-@pytest.mark.parametrize("fault", ["drop", "lost", "late", "-LOADING still loading"])
+@pytest.mark.parametrize("fault", ["drop", "lost", "silent", "-LOADING still loading"])
 def test_a_read_is_sent_again(stand_in, connect, fault):
-    store = connect(stand_in.url, timeout=0.2)
-    stand_in.delay = 0.5
+    store = connect(stand_in.url, timeout=0.5)
     store["k"] = "v"
     for name, read in {
         "GET": lambda: store["k"] == b"v",
@@ -452,12 +485,33 @@ def test_connections_that_died_while_they_were_idle(stand_in, connect):
     assert len(stand_in.connections) == 4
 
 
+def test_a_write_waits_for_a_server_that_comes_back(server, connect):
+    """It was not sent before."""
+    one = server("--appendonly", "yes")
+    store = connect(one.url, retries=100)
+    one.stop()
+    back = threading.Timer(0.2, one.start)
+    back.start()
+    assert store.incr("n") == 1
+    back.join()
+
+
+def test_a_call_that_may_take_long_has_a_connection_of_its_own(stand_in, connect):
+    store = connect(stand_in.url, timeout=0.5)
+    stand_in.delay = 1
+    stand_in.faults["FLUSHDB"] = ["late"]
+    store.clear()
+    stand_in.faults["SET"] = ["silent"]
+    with pytest.raises(pykv.ConnectionLostError):
+        store.put("k", "v")
+
+
 def test_an_answer_that_comes_late_is_nobody_elses(stand_in, connect):
     store = connect(stand_in.url, timeout=0.1, retries=0)
     stand_in.data.update({b"a": b"1", b"b": b"2"})
     stand_in.delay = 0.2
     stand_in.faults["GET"] = ["late"]
-    with pytest.raises(pykv.ConnectionLostError):
+    with contextlib.suppress(pykv.ConnectionLostError):
         store.get("a")
     assert [store.get("b") for _ in range(5)] == [b"2"] * 5
 
@@ -584,6 +638,16 @@ def test_more_keys_than_one_command_takes(store, monkeypatch):
     assert batch.deleted == 95 and store == {b"k": b"v"}
 
 
+def test_many_keys_are_read_at_one_moment(stand_in, connect, monkeypatch):
+    from pykv import remote
+
+    monkeypatch.setattr(remote, "KEYS_AT_ONCE", 10)
+    store = connect(stand_in.url)
+    assert store.get_many(["%d" % i for i in range(25)]) == [None] * 25
+    assert [stand_in.count(name) for name in ("MULTI", "MGET", "EXEC")] == [1, 3, 1]
+    assert store.get_many(["a"]) == [None] and stand_in.count("MULTI") == 1
+
+
 def test_a_commit_over_the_limit_sends_nothing(stand_in, connect, monkeypatch):
     store = connect(stand_in.url)
     monkeypatch.setattr(pykv._core, "COMMIT_MAX", 1000)
@@ -650,8 +714,7 @@ def test_more_threads_than_connections(redis_server, connect, store):
 
 def test_no_connection_comes_free(stand_in, connect):
     store = connect(stand_in.url, max_connections=1, timeout=0.3, retries=0)
-    stand_in.delay = 10
-    stand_in.faults["GET"] = ["late"]
+    stand_in.faults["GET"] = ["silent"]
     failures = []
 
     def work():
@@ -666,7 +729,6 @@ def test_no_connection_comes_free(stand_in, connect):
     for thread in threads:
         thread.join()
     assert errno.ETIMEDOUT in failures
-    stand_in.delay = 0
     assert store.get("k") is None
 
 
