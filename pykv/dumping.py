@@ -67,6 +67,7 @@ def dump(
 ) -> int:
     """Writes every item of the store, as of this moment, to a file; the number of items.
 
+    A RemoteStore is walked instead: what others write meanwhile is in the file, or is not.
     file is a path or a binary file object.  A path's file is replaced when all is written, and on
     disk then; after a failure it is as it was.  A file object is written to and left open. format
     is "jsonl" or "redis" (see the module pykv.dumping); both keep when keys expire.

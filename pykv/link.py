@@ -235,7 +235,8 @@ class Link:
                 if not self._free.wait_for(
                     lambda: self._in_use < self._max or self._closed, self._timeout
                 ):
-                    raise redis.TimeoutError(f"all {self._max} connections are in use")
+                    text = f"all {self._max} connections are in use"
+                    raise ConnectionLostError(errno.ETIMEDOUT, text, self.url)
                 self.check()
             self._in_use += 1
             return self._idle.pop() if self._idle else None

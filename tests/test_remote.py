@@ -712,23 +712,19 @@ def test_more_threads_than_connections(redis_server, connect, store):
     assert store.stats()["clients"] <= 3
 
 
-def test_no_connection_comes_free(stand_in, connect):
-    store = connect(stand_in.url, max_connections=1, timeout=0.3, retries=0)
-    stand_in.faults["GET"] = ["silent"]
-    failures = []
-
-    def work():
-        try:
-            store.get("k")
-        except pykv.ConnectionLostError as error:
-            failures.append(error.errno)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errno.ETIMEDOUT in failures
+@pytest.mark.parametrize("retries", [0, 5])
+def test_no_connection_comes_free(stand_in, connect, retries):
+    store = connect(stand_in.url, max_connections=1, timeout=0.5, retries=retries)
+    release = threading.Event()
+    thread = threading.Thread(target=lambda: store._link.run(lambda connection: release.wait()))
+    thread.start()
+    while not store._link._in_use:
+        time.sleep(0.001)
+    with pytest.raises(pykv.ConnectionLostError, match="in use") as caught:
+        store.put("k", "v")
+    assert caught.value.maybe_done is False and caught.value.errno == errno.ETIMEDOUT
+    release.set()
+    thread.join()
     assert store.get("k") is None
 
 
@@ -787,7 +783,9 @@ def test_close_waits_for_calls_in_flight(stand_in, connect):
     while not stand_in.count("INCRBY"):
         time.sleep(0.001)
     store.close()
-    assert thread.join() is None and results == [1]
+    assert stand_in.data == {b"n": b"1"}, "closed before the call was over"
+    thread.join()
+    assert results == [1]
 
 
 def test_a_forked_child_has_connections_of_its_own(redis_server, script):
