@@ -16,8 +16,8 @@ class Capabilities:
     """What answers.  What only speaks the protocol counts as "redis"."""
     version: str
     durable_writes: Literal["always", "interval", "never", "memory", "unknown"]
-    """When a write that returned is on disk: as the sync modes of `pykv.open`; "memory": not, or with
-    a snapshot now and then; "unknown": the server does not say."""
+    """When a write that returned is on disk: as the sync modes of `pykv.open`; "memory": not, or
+    with a snapshot now and then; "unknown": the server does not say."""
     sync_per_write: bool
     """Whether `put(..., sync=True)` and `sync()` can be promised."""
     compare_and_set: Literal["native", "watch"]
@@ -29,16 +29,19 @@ class Capabilities:
     """Whether iteration shows the store as it was at one moment."""
 
 
-FIELDS = ("pykv_version", "valkey_version", "redis_version")
+# The first one that INFO has a version of: what imitates Redis tells a redis_version, too.
+BACKENDS: tuple[Literal["pykv", "valkey", "redis"], ...] = ("pykv", "valkey", "redis")
 NATIVE_SINCE = {"pykv": (0,), "valkey": (8, 1), "redis": (8, 4)}  # SET ... IFEQ
 
 
 def capabilities_of(info: Mapping[str, str], appendfsync: str | None) -> Capabilities:
     """From the fields of INFO, and the setting appendfsync where the server tells it."""
-    field = next((name for name in FIELDS if info.get(name)), "redis_version")
-    backend: Literal["pykv", "redis", "valkey"]
-    backend = {"pykv": "pykv", "valkey": "valkey"}.get(field.partition("_")[0], "redis")  # type: ignore[assignment]
-    version = info.get(field, "unknown")
+    backend: Literal["pykv", "redis", "valkey"] = "redis"
+    for name in BACKENDS:
+        if info.get(f"{name}_version"):
+            backend = name
+            break
+    version = info.get(f"{backend}_version", "unknown")
     durable: Literal["always", "interval", "never", "memory", "unknown"] = "unknown"
     if info.get("aof_enabled") == "0":
         durable = "memory"

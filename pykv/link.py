@@ -1,4 +1,4 @@
-"""Link: connections to a server that speaks the Redis protocol.  The one module that needs redis-py.
+"""Link: connections to a server that speaks the Redis protocol; the one module with redis-py.
 
 Of redis-py it uses the connections themselves: sockets, TLS, AUTH and SELECT, packing and parsing.
 The pool and the retries are its own, for three reasons.  A write that was sent is never sent again:
@@ -53,8 +53,9 @@ class Link:
     """Connections to one server, made when they are needed, at most `max_connections` at a time.
 
     Threads share it.  `repeat` of a call says that it may be done twice without a difference, so
-    that it is sent again when the connection is lost; `patient` that it may take any time; `durable`
-    that it must be on disk when it returns: it is not sent to a server that does not promise that.
+    that it is sent again when the connection is lost; `patient` that it may take any time;
+    `durable` that it must be on disk when it returns: it is not sent to a server that does not
+    promise that.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Link:
         _links.add(self)
 
     def _renew(self) -> None:
-        """As new: also in a forked child, where the locks may be held by threads that are not there."""
+        """As new: also in a forked child, where threads that are not there may hold the locks."""
         self._free = threading.Condition()
         self._idle: list[Connection] = []  # the last one used is the next one used
         self._in_use = 0
@@ -392,8 +393,8 @@ def _connection_options(url: str) -> dict[str, Any]:
         options = parse(url)
     except ValueError:
         raise ValueError(
-            "not a URL redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB; in the name "
-            "and the password of a user, special characters are written as %2F and so on"
+            "not a URL redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB; in the "
+            "name and the password of a user, special characters are written as %2F and so on"
         ) from None
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):
         if name != "db" and not name.startswith("ssl_"):

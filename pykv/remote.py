@@ -1,4 +1,4 @@
-"""RemoteStore: a store's methods over a server that speaks the Redis protocol; made by `connect`."""
+"""RemoteStore: a store's methods over a server that speaks the Redis protocol."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class RemoteStore(MutableMapping[bytes, bytes]):
     its end is shown once, what comes or goes meanwhile may be.  A write is as durable as the server
     makes it: see `capabilities`.  Keys expire by the server's clock.
 
-    A call that finds the server away tries again a few times; a write is never sent twice.  When an
-    answer to one is lost it raises ConnectionLostError with `maybe_done`.  A forked child goes on with
-    connections of its own.
+    A call that finds the server away tries again a few times; a write is never sent twice.  When
+    an answer to one is lost it raises ConnectionLostError with `maybe_done`.  A forked child goes
+    on with connections of its own.
     """
 
     __slots__ = ("__weakref__", "_link")
@@ -98,7 +98,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         return cast("int", self._link.call("DBSIZE", repeat=True))
 
     def get_many(self, keys: Iterable[BytesLike], /) -> list[bytes | None]:
-        """A list with the value of each key, None where there is no such key, all as of one moment."""
+        """A list with the value of each key, None where there is none, all as of one moment."""
         commands: list[Command] = [("MGET", *part) for part in _parts(key_list(keys))]
         self._link.check()
         if len(commands) > 1:
@@ -108,7 +108,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         return [value for reply in replies for value in reply]
 
     def view(self, key: BytesLike, /) -> memoryview:
-        """The key's value as a read-only memoryview, of a copy that was fetched.  Raises KeyError."""
+        """The key's value as a read-only memoryview of a copy.  Raises KeyError."""
         return memoryview(self[key])
 
     def __iter__(self) -> Iterator[bytes]:
@@ -138,8 +138,8 @@ class RemoteStore(MutableMapping[bytes, bytes]):
     ) -> None:
         """Sets the key's value; as store[key] = value.
 
-        ttl and limits as in `Store.put`.  sync=True raises UnsupportedError, and changes nothing, where
-        the server does not promise that the write is on disk then.
+        ttl and limits as in `Store.put`.  sync=True raises UnsupportedError, and changes nothing,
+        where the server does not promise that the write is on disk then.
         """
         command: Command = ("SET", _key_bytes(key), _value_bytes(value))
         if ttl is not None:
@@ -204,7 +204,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
     # ---- Looking and writing in one step -------------------------------------------------------
 
     def incr(self, key: BytesLike, by: int = 1, *, sync: Literal[True] | None = None) -> int:
-        """Adds by to the decimal integer stored under the key (0 when absent); the new value as int.
+        """Adds by to the integer stored under the key (0 when absent); the new value as int.
 
         The key keeps its ttl.  Raises ValueError when the value is not an integer of 64 bits,
         OverflowError when by or the result does not fit into 64 bits: nothing is changed then.
@@ -222,8 +222,9 @@ class RemoteStore(MutableMapping[bytes, bytes]):
     ) -> bool:
         """Puts value if the key's value equals expected; True when it did.
 
-        expected=None: only if there is no such key.  The key never expires then.  Two or three round
-        trips where `capabilities.compare_and_set` is "watch", and more while others write the key.
+        expected=None: only if there is no such key.  The key never expires then.  Two or three
+        round trips where `capabilities.compare_and_set` is "watch", and more while others write
+        the key.
         """
         name, data = _key_bytes(key), _value_bytes(value)
         durable = sync_flag(sync)
@@ -232,7 +233,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         return self._link.compare_and_set(name, data, _value_bytes(expected), durable=durable)
 
     def setdefault(self, key: BytesLike, default: BytesLike = b"") -> bytes:
-        """The key's value; when there is none, puts default, for ever, and returns it as bytes."""
+        """The key's value; when there is none, puts default, for ever, and returns it."""
         name, data = _key_bytes(key), _value_bytes(default)
         _, value = self._link.transaction([("SET", name, data, "NX"), ("GET", name)])
         return cast("bytes", value)
@@ -242,7 +243,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
     @overload
     def pop(self, key: BytesLike, default: _T) -> bytes | _T: ...
     def pop(self, key: BytesLike, default: Any = _MISSING) -> Any:
-        """Deletes the key and returns the value it had; default, else KeyError, when there is none."""
+        """Deletes the key and returns its value; default, else KeyError, when there is none."""
         value = self._link.call("GETDEL", _key_bytes(key))
         if value is not None:
             return value
@@ -251,7 +252,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         return default
 
     def popitem(self) -> tuple[bytes, bytes]:
-        """Deletes some key and returns (key, value).  Two round trips, more if others delete, too."""
+        """Deletes some key and returns (key, value).  Two round trips, or more."""
         while True:
             key = self._link.call("RANDOMKEY", repeat=True)
             if key is None:
@@ -275,7 +276,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
     def expire(
         self, key: BytesLike, ttl: Ttl, *, sync: Literal[True] | None = None
     ) -> bool:
-        """Lets the key expire when ttl has passed from now; True when it was there, False when not."""
+        """Lets the key expire when ttl has passed from now; True when it was there."""
         if ttl is None:
             raise TypeError(
                 "ttl must be a number of seconds or a timedelta, not None: "
@@ -285,7 +286,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         return cast("int", self._link.call(*command, durable=sync_flag(sync))) == 1
 
     def persist(self, key: BytesLike, *, sync: Literal[True] | None = None) -> bool:
-        """Lets the key live for ever, whatever ttl it had; True when it was there, False when not."""
+        """Lets the key live for ever, whatever ttl it had; True when it was there."""
         name = _key_bytes(key)
         return cast("int", self._do([("PERSIST", name), ("EXISTS", name)], sync)[1]) == 1
 
@@ -294,8 +295,8 @@ class RemoteStore(MutableMapping[bytes, bytes]):
     def sync(self) -> None:
         """Returns when everything written so far is on disk.
 
-        Nothing to do where `capabilities.durable_writes` is "always"; pykv's server makes a checkpoint
-        otherwise, and others raise UnsupportedError.
+        Nothing to do where `capabilities.durable_writes` is "always"; pykv's server makes a
+        checkpoint otherwise, and others raise UnsupportedError.
         """
         known = self.capabilities
         if known.durable_writes == "always":
@@ -307,9 +308,9 @@ class RemoteStore(MutableMapping[bytes, bytes]):
     def checkpoint(self, *, progress: Progress = None) -> None:
         """Lets the server write its whole state into one file; on disk when it returns.
 
-        On pykv's server that is `Store.checkpoint`; on others an RDB snapshot.  progress is called with
-        (done, total) now and then, if the server tells, and at the end; an exception that it raises
-        ends the call.
+        On pykv's server that is `Store.checkpoint`; on others an RDB snapshot.  progress is called
+        with (done, total) now and then, if the server tells, and at the end; an exception that it
+        raises ends the call.
         """
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be callable or None, not {type(progress).__name__}")
@@ -324,7 +325,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
     def _save(self, progress: Progress) -> int:
         """An RDB snapshot of now, made by a process beside the server: so it goes on meanwhile."""
         total = 0
-        while True:  # until the server takes the order: one that is being made may lack the last writes
+        while True:  # one that is being made now may lack the last writes
             try:
                 self._link.call("BGSAVE")
                 break
@@ -517,7 +518,9 @@ class _Live:
             cursor, keys = self._store._link.call("SCAN", cursor, "COUNT", SCAN_COUNT, repeat=True)
             page = []
             for key in keys:
-                mark = key if len(key) < 32 else hashlib.blake2b(key, digest_size=32, key=salt).digest()
+                mark = key
+                if len(key) >= 32:
+                    mark = hashlib.blake2b(key, digest_size=32, key=salt).digest()
                 if mark not in seen:
                     seen.add(mark)
                     page.append(key)
@@ -553,10 +556,10 @@ def connect(
 
     url                   redis://HOST:PORT/DB, rediss:// for TLS, unix:///PATH?db=DB; with
                           USER:PASSWORD@ before the host if the server wants that.  In rediss:// the
-                          options ssl_ca_certs, ssl_certfile, ssl_keyfile and so on of redis-py may follow
+                          options of redis-py may follow: ssl_ca_certs, ssl_certfile and so on
     username, password    take the place of those in the URL
-    timeout               seconds that the server may take for an answer; None: any time.  (clear and
-                          checkpoint wait as long as they take)
+    timeout               seconds that the server may take for an answer; None: any time (which
+                          clear and checkpoint always have)
     connect_timeout       seconds until a connection must be there
     retries               how often a call tries again that finds the server away or still starting
     max_connections       at a time; a thread that needs one more waits
@@ -594,7 +597,7 @@ def _check_numbers(
 ) -> None:
     for name, seconds in (("timeout", timeout), ("connect_timeout", connect_timeout)):
         if seconds is not None and not 0 < seconds < float("inf"):
-            raise ValueError(f"{name} must be a number of seconds above 0, or None, not {seconds!r}")
+            raise ValueError(f"{name} must be seconds above 0, or None, not {seconds!r}")
     if retries < 0:
         raise ValueError(f"retries must be 0 or more, not {retries!r}")
     if max_connections < 1:
