@@ -31,6 +31,8 @@ missing key, `TypeError` for what is neither bytes-like nor str, `ValueError`, `
 and one warning, a RuntimeWarning: CheckpointWarning, a checkpoint failed and is tried again later.
 """
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
 
 try:
@@ -59,12 +61,16 @@ except ModuleNotFoundError as error:
     ) from None
 
 from pykv.batch import Batch
-from pykv.capabilities import Capabilities
 from pykv.dumping import LoadError, LoadReport, dump, load
 from pykv.errors import ConnectionLostError, UnsupportedError
 from pykv.files import CheckReport, Problem, RepairReport, check, repair, restore
-from pykv.remote import RemoteStore, connect
 from pykv.store import Store, open
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pykv.capabilities import Capabilities
+    from pykv.remote import RemoteStore, connect
 
 __all__ = [
     "COMMIT_MAX",
@@ -101,3 +107,16 @@ __all__ = [
     "repair",
     "restore",
 ]
+
+
+def __getattr__(name: str) -> "Any":
+    """What a store on a server needs is imported when it is asked for."""
+    if name not in ("Capabilities", "RemoteStore", "connect"):
+        raise AttributeError(f"module 'pykv' has no attribute {name!r}")
+    from pykv import remote
+
+    return globals().setdefault(name, getattr(remote, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -134,7 +134,7 @@ def redis_server():
 
 
 @pytest.fixture
-def connect_to(request, open_store):
+def connect_to(request, tmp_path, open_store):
     """Gives a new, empty RemoteStore on a server of that kind."""
     with contextlib.ExitStack() as stack:
 
@@ -145,7 +145,8 @@ def connect_to(request, open_store):
                 if not hasattr(pykv, "serve"):
                     pytest.skip("this build has no server")
                 pytest.importorskip("redis", reason="redis-py is not installed")
-                url = stack.enter_context(pykv.serve(open_store(), port=0)).url
+                served = open_store(tmp_path / "served")  # durable, so that sync=True can be asked for
+                url = stack.enter_context(pykv.serve(served, port=0)).url
             store = stack.enter_context(pykv.connect(url))
             store.clear()
             return store
