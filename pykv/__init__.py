@@ -7,19 +7,22 @@
         print(store["greeting"])         # b'hello'
 
 `open` gives a `Store`: a mutable mapping from bytes to bytes in memory, with a log on disk. Threads
-may share it.  `check`, `repair` and `restore` work on the files of a store that is not open; `dump`
-and `load` write and read its items as text; `serve` puts a store behind the Redis protocol.
-Exceptions, beside Python's own (`KeyError` for a missing key, `TypeError` for what is neither
-bytes-like nor str, `ValueError`, `OverflowError`, `MemoryError`):
+may share it.  `serve` puts a store behind the Redis protocol; `connect` gives a `RemoteStore`: the
+same methods over a server that speaks it.  `check`, `repair` and `restore` work on the files of a
+store that is not open; `dump` and `load` write and read its items as text.  Exceptions, beside
+Python's own (`KeyError` for a missing key, `TypeError` for what is neither bytes-like nor str,
+`ValueError`, `OverflowError`, `MemoryError`):
 
     Error
      ├── ClosedError                   the store is closed
      ├── ForkError                     it was opened before this process was forked
      ├── ReadOnlyError                 a write, and it was opened with read_only=True
+     ├── UnsupportedError              a server cannot do, or does not promise, what was asked
      ├── LimitError       ValueError   over KEY_MAX, VALUE_MAX or COMMIT_MAX bytes
      ├── MemoryLimitError MemoryError  the write needs more than max_memory
-     ├── StorageError     OSError      a file operation failed, or the disk is full
-     │    └── FailedError              one failed earlier: no writes until the store is reopened
+     ├── StorageError     OSError      a file operation failed, the disk is full, a password is wrong
+     │    ├── FailedError              one failed earlier: no writes until the store is reopened
+     │    └── ConnectionLostError      no server, or it went away: .maybe_done; a ConnectionError
      ├── LockedError      OSError      open in another process: .pid
      ├── CorruptionError               stored bytes are damaged: .path, .offset
      ├── VersionError                  a format that this version does not read: .path
@@ -27,6 +30,8 @@ bytes-like nor str, `ValueError`, `OverflowError`, `MemoryError`):
 
 and one warning, a RuntimeWarning: CheckpointWarning, a checkpoint failed and is tried again later.
 """
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -57,18 +62,27 @@ except ModuleNotFoundError as error:
 
 from pykv.batch import Batch
 from pykv.dumping import LoadError, LoadReport, dump, load
+from pykv.errors import ConnectionLostError, UnsupportedError
 from pykv.files import CheckReport, Problem, RepairReport, check, repair, restore
 from pykv.server import Server, serve
 from pykv.store import Store, open
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pykv.capabilities import Capabilities
+    from pykv.remote import RemoteStore, connect
 
 __all__ = [
     "COMMIT_MAX",
     "KEY_MAX",
     "VALUE_MAX",
     "Batch",
+    "Capabilities",
     "CheckReport",
     "CheckpointWarning",
     "ClosedError",
+    "ConnectionLostError",
     "CorruptionError",
     "Error",
     "FailedError",
@@ -80,12 +94,15 @@ __all__ = [
     "MemoryLimitError",
     "Problem",
     "ReadOnlyError",
+    "RemoteStore",
     "RepairReport",
     "Server",
     "StorageError",
     "Store",
+    "UnsupportedError",
     "VersionError",
     "check",
+    "connect",
     "dump",
     "load",
     "open",
@@ -93,3 +110,16 @@ __all__ = [
     "restore",
     "serve",
 ]
+
+
+def __getattr__(name: str) -> "Any":
+    """What a store on a server needs is imported when it is asked for."""
+    if name not in ("Capabilities", "RemoteStore", "connect"):
+        raise AttributeError(f"module 'pykv' has no attribute {name!r}")
+    from pykv import remote
+
+    return globals().setdefault(name, getattr(remote, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

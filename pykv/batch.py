@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from pykv import _core
+    from pykv.remote import RemoteStore
     from pykv.types import BytesLike, Operation, Ttl
 
 
@@ -35,7 +36,9 @@ class Batch:
     deleted: int | None
     """After the commit: how many of the deleted keys there were; None before."""
 
-    def __init__(self, store: _core.Store, *, sync: Literal[True] | None = None) -> None:
+    def __init__(
+        self, store: _core.Store | RemoteStore, *, sync: Literal[True] | None = None
+    ) -> None:
         self._store = store
         self._sync = sync
         self._operations: dict[bytes, Operation] = {}

@@ -4,6 +4,10 @@ Exit codes: 0 done; 1 there is no such key (or `check` or `repair` found a probl
 loss); 2 an error, with one line `pykv: ...` on standard error; 130 interrupted; 141 the reader of
 standard output went away.
 
+STORE is a store's directory, or the URL of a server that speaks the Redis protocol (see
+`pykv.connect`); its password may be in the URL, or in the environment as PYKV_PASSWORD or
+REDISCLI_AUTH, which other users of the machine cannot see.
+
 Keys and values are bytes: those of the arguments are taken as the shell passed them, those
 printed are printed raw. With --json a key or value is a string when it is UTF-8, and otherwise an
 object {"base64": "..."}.
@@ -39,7 +43,7 @@ def main(argv=None):
     except BrokenPipeError:
         _abandon_stdout()
         return EXIT_PIPE
-    except (pykv.Error, OSError, ValueError, MemoryError) as error:
+    except (pykv.Error, OSError, ValueError, OverflowError, MemoryError, ImportError) as error:
         _abandon_stdout()
         _complain(_describe(error))
         return EXIT_ERROR
@@ -52,8 +56,15 @@ def _put(arguments):
     value = arguments.value
     if value == b"-":
         value = _binary(sys.stdin).read()
-    with pykv.open(arguments.store, sync=arguments.sync) as store:
-        store.put(arguments.key, value, ttl=arguments.ttl)
+    sync = arguments.sync
+    if not _is_url(arguments.store):
+        with pykv.open(arguments.store, sync=sync or "always") as store:
+            store.put(arguments.key, value, ttl=arguments.ttl)
+        return EXIT_OK
+    if sync in ("interval", "never"):
+        raise ValueError(f"--sync {sync} is for a store's directory: a server has its own mode")
+    with _connect(arguments.store) as store:
+        store.put(arguments.key, value, ttl=arguments.ttl, sync=True if sync else None)
     return EXIT_OK
 
 
@@ -70,7 +81,7 @@ def _get(arguments):
 
 
 def _delete(arguments):
-    with pykv.open(arguments.store, create=False) as store:
+    with _open_to_write(arguments) as store:
         found = store.delete(arguments.key)
     return EXIT_OK if found else _missing(arguments)
 
@@ -89,15 +100,22 @@ def _ttl(arguments):
 
 
 def _expire(arguments):
-    with pykv.open(arguments.store, create=False) as store:
+    with _open_to_write(arguments) as store:
         found = store.expire(arguments.key, arguments.seconds)
     return EXIT_OK if found else _missing(arguments)
 
 
 def _persist(arguments):
-    with pykv.open(arguments.store, create=False) as store:
+    with _open_to_write(arguments) as store:
         found = store.persist(arguments.key)
     return EXIT_OK if found else _missing(arguments)
+
+
+def _incr(arguments):
+    with _open_to_write(arguments, create=True) as store:
+        number = store.incr(arguments.key, arguments.by)
+    print(number)
+    return EXIT_OK
 
 
 def _keys(arguments):
@@ -114,11 +132,14 @@ def _keys(arguments):
 
 def _stats(arguments):
     with _open_to_read(arguments) as store:
-        figures = {**store.stats(), "recovery": store.recovery}
+        figures = dict(store.stats())
+        if not _is_url(arguments.store):
+            figures["recovery"] = store.recovery
     if arguments.json:
         _print_json(figures)
         return EXIT_OK
-    recovery = figures.pop("recovery")
+    figures.pop("info", None)  # of a server: a hundred lines
+    recovery = figures.pop("recovery", {})
     figures.update((f"recovery.{name}", value) for name, value in recovery.items())
     width = max(map(len, figures))
     for name, value in figures.items():
@@ -127,24 +148,27 @@ def _stats(arguments):
 
 
 def _checkpoint(arguments):
-    with pykv.open(arguments.store, create=False) as store, _progress("checkpoint") as progress:
+    with _open_to_write(arguments) as store, _progress("checkpoint") as progress:
         store.checkpoint(progress=progress)
     return EXIT_OK
 
 
 def _backup(arguments):
+    _demand_directories("backup", arguments.store, arguments.dest)
     with _open_to_read(arguments) as store, _progress("backup") as progress:
         store.backup(arguments.dest, progress=progress)
     return EXIT_OK
 
 
 def _restore(arguments):
+    _demand_directories("restore", arguments.backup, arguments.dest)
     with _progress("restore") as progress:
         pykv.restore(arguments.backup, arguments.dest, progress=progress)
     return EXIT_OK
 
 
 def _check(arguments):
+    _demand_directories("check", arguments.store)
     with _progress("check") as progress:
         report = pykv.check(arguments.store, progress=progress)
     if arguments.json:
@@ -160,6 +184,7 @@ def _check(arguments):
 
 
 def _repair(arguments):
+    _demand_directories("repair", arguments.source, arguments.dest)
     with _progress("repair") as progress:
         report = pykv.repair(arguments.source, arguments.dest, progress=progress)
     if arguments.json:
@@ -185,7 +210,7 @@ def _dump(arguments):
 
 def _load(arguments):
     file = _binary(sys.stdin) if arguments.file == "-" else arguments.file
-    with pykv.open(arguments.store) as store, _progress("load") as progress:
+    with _open_to_write(arguments, create=True) as store, _progress("load") as progress:
         try:
             report = pykv.load(store, file, partial=arguments.partial, progress=progress)
         except pykv.LoadError as error:
@@ -242,8 +267,8 @@ def _parser():
     put.add_argument(
         "--sync",
         choices=("always", "interval", "never"),
-        default="always",
-        help="open the store in this mode (default: always); closing it syncs in any case",
+        help="open the store in this mode (default: always); closing it syncs in any case. On a "
+        "server: always is an error where it does not promise that",
     )
     put.add_argument(
         "--ttl", type=_seconds, metavar="SECONDS", help="let it expire after so many seconds"
@@ -259,6 +284,9 @@ def _parser():
     add("ttl", _ttl, text, "STORE", "KEY", json_text='print JSON; "ttl" is null for never')
     add("expire", _expire, "let a key expire after so many seconds", "STORE", "KEY", "SECONDS")
     add("persist", _persist, "let a key never expire", "STORE", "KEY")
+    text = "add to the integer stored under a key, 0 when there is none, and print the result"
+    incr = add("incr", _incr, text, "STORE", "KEY")
+    incr.add_argument("--by", type=int, default=1, metavar="N", help="how much (default: 1)")
     add("stats", _stats, "print figures about a store", "STORE", json_text="print them as JSON")
 
     text = "write the whole state into one file, from which the next open starts"
@@ -312,7 +340,7 @@ def _parser():
 
 
 _HELP = {
-    "STORE": "the store's directory",
+    "STORE": "the store's directory, or the URL of a server: redis://HOST:PORT, rediss://, unix://",
     "KEY": "the key",
     "VALUE": "the value; - reads it from standard input",
     "SECONDS": "a number above 0",
@@ -401,8 +429,31 @@ def _print_more(count, what):
         print(f"... and {count:,} more {what}")
 
 
+def _is_url(store):
+    return store.startswith(("redis://", "rediss://", "unix://"))
+
+
+def _connect(url):
+    password = os.environ.get("PYKV_PASSWORD") or os.environ.get("REDISCLI_AUTH")
+    in_url = ":" in url.partition("://")[2].rpartition("@")[0]
+    return pykv.connect(url, password=None if in_url else password or None)
+
+
 def _open_to_read(arguments):
+    if _is_url(arguments.store):
+        return _connect(arguments.store)
     return pykv.open(arguments.store, read_only=True, create=False)
+
+
+def _open_to_write(arguments, create=False):
+    if _is_url(arguments.store):
+        return _connect(arguments.store)
+    return pykv.open(arguments.store, create=create)
+
+
+def _demand_directories(command, *stores):
+    if any(map(_is_url, stores)):
+        raise ValueError(f"{command} works on a store's directory, not on the URL of a server")
 
 
 def _binary(stream):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
+    from pykv.remote import RemoteStore
     from pykv.store import Store
     from pykv.types import DumpFormat, Progress
 
@@ -58,7 +59,7 @@ class LoadError(_core.Error, ValueError):
 
 
 def dump(
-    store: Store,
+    store: Store | RemoteStore,
     file: str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryIO,
     *,
     format: DumpFormat = "jsonl",
@@ -66,6 +67,7 @@ def dump(
 ) -> int:
     """Writes every item of the store, as of this moment, to a file; the number of items.
 
+    A RemoteStore is walked instead: what others write meanwhile is in the file, or is not.
     file is a path or a binary file object.  A path's file is replaced when all is written, and on
     disk then; after a failure it is as it was.  A file object is written to and left open. format
     is "jsonl" or "redis" (see the module pykv.dumping); both keep when keys expire.
@@ -103,7 +105,7 @@ def dump(
 
 
 def load(
-    store: Store,
+    store: Store | RemoteStore,
     file: str | bytes | os.PathLike[str] | os.PathLike[bytes] | BinaryIO,
     *,
     partial: bool = False,
@@ -141,7 +143,7 @@ def load(
 class _Load:
     """One load: its passes over the file."""
 
-    def __init__(self, store: Store, source: Source, tick: Ticker) -> None:
+    def __init__(self, store: Store | RemoteStore, source: Source, tick: Ticker) -> None:
         self.store, self.source, self.tick = store, source, tick
         self.now = store._clock()
         self.format = _format_of(source)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pykv.remote import RemoteStore
     from pykv.store import Store
     from pykv.types import Operation
 
@@ -29,7 +30,7 @@ class TooLarge(Exception):
 class Stage:
     """The store as the file makes it: what is not written yet, before what the store has."""
 
-    def __init__(self, store: Store, now: int, *, at_once: bool) -> None:
+    def __init__(self, store: Store | RemoteStore, now: int, *, at_once: bool) -> None:
         self._store, self._now, self._at_once = store, now, at_once
         self._operations: dict[bytes, Operation] = {}
         self._bytes = 0  # of what was put since the last write, and a little for each
@@ -147,7 +148,7 @@ class Trial(Stage):
     """Writes nothing: finds what is wrong with a command for the values that it meets, of which it
     keeps those of `keys` only."""
 
-    def __init__(self, store: Store, now: int, keys: set[bytes]) -> None:
+    def __init__(self, store: Store | RemoteStore, now: int, keys: set[bytes]) -> None:
         super().__init__(store, now, at_once=True)
         self._keys = keys
 

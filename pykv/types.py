@@ -81,3 +81,21 @@ class Recovery(TypedDict):
     bytes_cut: int  # of a torn tail that was never acknowledged
     checkpoint_items: int  # in the checkpoint that the log goes on from; 0: there is none
     seconds: float
+
+
+class RemoteStats(TypedDict):
+    """What `RemoteStore.stats()` gives; 0 where the server does not tell."""
+
+    url: str  # without the password
+    backend: Literal["pykv", "redis", "valkey"]
+    version: str
+    sync: Literal["always", "interval", "never", "memory", "unknown"]  # when a write is on disk
+    entries: int
+    memory_bytes: int
+    max_memory: int  # 0: no bound
+    expired: int  # since the server started, as are evicted and commands
+    evicted: int
+    clients: int
+    commands: int
+    uptime_seconds: int
+    info: dict[str, str]  # every field of INFO

@@ -1,8 +1,8 @@
-"""What `Store.keys()`, `values()` and `items()` return: views of the store at one moment.
+"""What `keys()`, `values()` and `items()` return: for a Store, views of it at one moment.
 
 Each holds a snapshot, taken when it was made: it can be walked again and again and always tells
 the same, whatever is written meanwhile.  The values that were replaced since are kept in memory
-until the view is collected.
+until the view is collected.  Those of a RemoteStore ask the server each time.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from pykv._core import Snapshot
+    from pykv.remote import _Live
 
 
 class StoreKeys(KeysView[bytes]):
     """The keys, as a set: `in`, `len`, iteration, `&`, `|`, `-`, `^` and comparison."""
 
     __slots__ = ()
-    _mapping: Any  # a Snapshot: what the base class keeps here needs no more
+    _mapping: Any  # a Snapshot or _Live: what the base class keeps here needs no more
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot | _Live) -> None:
         super().__init__(cast("Mapping[bytes, Any]", snapshot))
 
     def __iter__(self) -> Iterator[bytes]:
@@ -36,7 +37,7 @@ class StoreValues(ValuesView[bytes]):
     __slots__ = ()
     _mapping: Any
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot | _Live) -> None:
         super().__init__(cast("Mapping[Any, bytes]", snapshot))
 
     def __contains__(self, value: object) -> bool:
@@ -56,7 +57,7 @@ class StoreItems(ItemsView[bytes, bytes]):
     __slots__ = ()
     _mapping: Any
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot | _Live) -> None:
         super().__init__(cast("Mapping[bytes, bytes]", snapshot))
 
     def __contains__(self, item: object) -> bool:

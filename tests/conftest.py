@@ -2,8 +2,12 @@
 
 Every store that a test opens through `open_store` (the `store` and `disk` fixtures do) is walked by
 the engine's own consistency check, `_verify`, before it is closed at the end of the test.
+
+Tests that are marked `everywhere` get a `store` on a server, too, after the embedded kinds: one test
+says what an operation does, wherever the data is.  `embedded` takes single ones out, with the reason.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -15,10 +19,11 @@ from pathlib import Path
 import pytest
 
 import pykv
+from servers import RedisServer
 
 MODES = ("always", "interval", "never")
 
-# What the `store` fixture is parametrized with: a name, and the options of `pykv.open`.
+# What the `store` fixture is parametrized with: a name, and the options of `pykv.open`; and servers.
 KINDS = {
     "memory": {},
     "always": {"sync": "always"},
@@ -27,6 +32,8 @@ KINDS = {
     "memory-release": {"gil": "release"},
     "always-release": {"sync": "always", "gil": "release"},
 }
+
+SERVERS = ("redis-server", "pykv-server")
 
 TESTS = Path(__file__).resolve().parent
 
@@ -98,10 +105,56 @@ def kind_options(kind, directory):
     return {"path": None if kind.startswith("memory") else directory / "store", **KINDS[kind]}
 
 
-@pytest.fixture(params=KINDS)
-def store(request, tmp_path, open_store):
+def pytest_generate_tests(metafunc):
+    if "store_kind" in metafunc.fixturenames:
+        marked = metafunc.definition.get_closest_marker
+        everywhere = marked("everywhere") and not marked("embedded")
+        metafunc.parametrize("store_kind", [*KINDS, *SERVERS] if everywhere else [*KINDS])
+
+
+@pytest.fixture
+def store(request, store_kind, tmp_path, open_store):
     """A new, empty store, of each kind in turn."""
-    return open_store(**kind_options(request.param, tmp_path))
+    if store_kind in SERVERS:
+        return request.getfixturevalue("connect_to")(store_kind)
+    return open_store(**kind_options(store_kind, tmp_path))
+
+
+@pytest.fixture(params=["embedded", *SERVERS])
+def any_store(request, open_store):
+    """A new, empty store, embedded and on each server: where the embedded kinds do not differ."""
+    if request.param in SERVERS:
+        return request.getfixturevalue("connect_to")(request.param)
+    return open_store()
+
+
+@pytest.fixture(scope="session")
+def redis_server():
+    """A real one, with nothing but an append-only file that is synced for each write."""
+    server = RedisServer("--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0")
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def connect_to(request, tmp_path, open_store):
+    """Gives a new, empty RemoteStore on a server of that kind."""
+    with contextlib.ExitStack() as stack:
+
+        def connect(kind):
+            if kind == "redis-server":
+                url = request.getfixturevalue("redis_server").url
+            else:
+                if not hasattr(pykv, "serve"):
+                    pytest.skip("this build has no server")
+                pytest.importorskip("redis", reason="redis-py is not installed")
+                served = open_store(tmp_path / "served")  # durable, so that sync=True can be asked for
+                url = stack.enter_context(pykv.serve(served, port=0)).url
+            store = stack.enter_context(pykv.connect(url))
+            store.clear()
+            return store
+
+        yield connect
 
 
 class Disk:

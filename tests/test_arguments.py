@@ -6,6 +6,8 @@ import pytest
 
 import pykv
 
+pytestmark = pytest.mark.everywhere
+
 KEY_MAX = 65_535
 VALUE_MAX = 512 << 20
 
@@ -50,33 +52,30 @@ CALLS_WITH_A_VALUE = {
 
 @pytest.mark.parametrize("call", CALLS_WITH_A_KEY.values(), ids=CALLS_WITH_A_KEY)
 @pytest.mark.parametrize("key", NO_KEYS, ids=lambda k: type(k).__name__)
-def test_no_key(open_store, call, key):
-    store = open_store()
+def test_no_key(any_store, call, key):
     with pytest.raises(TypeError, match=type(key).__name__) as caught:
-        call(store, key)
+        call(any_store, key)
     assert "key" in str(caught.value)
-    assert len(store) == 0
+    assert len(any_store) == 0
 
 
 @pytest.mark.parametrize("call", CALLS_WITH_A_VALUE.values(), ids=CALLS_WITH_A_VALUE)
 @pytest.mark.parametrize("value", [None, 5, 1.5, (), [], Named()], ids=lambda v: type(v).__name__)
-def test_no_value(open_store, call, value):
-    store = open_store()
+def test_no_value(any_store, call, value):
     with pytest.raises(TypeError, match=type(value).__name__) as caught:
-        call(store, value)
+        call(any_store, value)
     assert "value" in str(caught.value)
-    assert len(store) == 0
+    assert len(any_store) == 0
 
 
 @pytest.mark.parametrize("call", CALLS_WITH_A_KEY.values(), ids=CALLS_WITH_A_KEY)
 @pytest.mark.parametrize("shape", [bytes, bytearray, memoryview, lambda k: k.decode()],
                          ids=["bytes", "bytearray", "memoryview", "str"])  # fmt: skip
-def test_a_key_of_one_byte_too_many(open_store, call, shape):
-    store = open_store()
+def test_a_key_of_one_byte_too_many(any_store, call, shape):
     with pytest.raises(pykv.LimitError, match="65,?_?536") as caught:
-        call(store, shape(b"k" * (KEY_MAX + 1)))
+        call(any_store, shape(b"k" * (KEY_MAX + 1)))
     assert isinstance(caught.value, ValueError) and isinstance(caught.value, pykv.Error)
-    assert len(store) == 0
+    assert len(any_store) == 0
 
 
 @pytest.mark.parametrize("call", CALLS_WITH_A_KEY.values(), ids=CALLS_WITH_A_KEY)
@@ -181,11 +180,10 @@ def test_a_released_buffer(store):
     lambda s: s.stats(1),
     lambda s: s.close(1),
 ])  # fmt: skip
-def test_wrong_numbers_of_arguments(open_store, call):
-    store = open_store()
+def test_wrong_numbers_of_arguments(any_store, call):
     with pytest.raises(TypeError):
-        call(store)
-    assert len(store) == 0 and not store.closed
+        call(any_store)
+    assert len(any_store) == 0 and not any_store.closed
 
 
 @pytest.mark.parametrize("sync", [False, "always", 1, 0])

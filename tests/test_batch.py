@@ -4,6 +4,8 @@ import pytest
 
 import pykv
 
+pytestmark = pytest.mark.everywhere
+
 
 def test_a_batch_is_applied_at_its_end(store):
     store.update({b"a": b"1", b"b": b"2"})

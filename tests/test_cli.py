@@ -29,11 +29,10 @@ class Command:
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
+            "env": python_environment(),
         }
         command = [sys.executable, "-m", "pykv", *map(os.fspath, args)]
-        return subprocess.Popen(
-            command, cwd=self.folder, env=python_environment(), **{**options, **popen}
-        )
+        return subprocess.Popen(command, cwd=self.folder, **{**options, **popen})
 
     def run(self, *args, stdin=b"", **popen):
         """Gives (exit code, standard output, standard error)."""
@@ -149,6 +148,17 @@ def test_delete(command, stored):
     assert command.run("delete", stored, "city") == (0, b"", b"")
     assert b"city" not in items(stored)
     assert command.error("delete", stored, "city", code=1) == "pykv: no such key: city\n"
+
+
+def test_incr(command, path):
+    assert command.run("incr", path, "n") == (0, b"1\n", b"")
+    assert command.run("incr", path, "n", "--by", "-43") == (0, b"-42\n", b"")
+    assert items(path) == {b"n": b"-42"}
+    command.error("incr", path, "n", "--by", "1.5")
+    command.error("incr", path, "n", "--by", str(2**63))
+    assert command.run("put", path, "n", "text")[0] == 0
+    command.error("incr", path, "n")
+    assert items(path) == {b"n": b"text"}
 
 
 def test_keys(command, stored):

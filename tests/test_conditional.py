@@ -4,6 +4,8 @@ import pytest
 
 import pykv
 
+pytestmark = pytest.mark.everywhere
+
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
 

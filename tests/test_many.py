@@ -4,6 +4,8 @@ from collections import OrderedDict, UserDict
 
 import pytest
 
+pytestmark = pytest.mark.everywhere
+
 
 def test_get_many(store):
     store.update({b"a": b"1", b"b": b"", b"c": b"3" * 1000})

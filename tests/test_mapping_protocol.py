@@ -40,3 +40,21 @@ class TestMappingProtocolOnDisk(TestMappingProtocol):
         self.addCleanup(store.close)
         self.addCleanup(lambda: store.closed or store._verify())
         return store
+
+
+class TestMappingProtocolOnRedis(TestMappingProtocol):
+    """With one store for all: the tests use one at a time."""
+
+    kind = "redis-server"
+
+    @pytest.fixture(autouse=True)
+    def _connection(self, connect_to):
+        self.store = connect_to(self.kind)
+
+    def _empty_mapping(self):
+        self.store.clear()
+        return self.store
+
+
+class TestMappingProtocolOnPykvsServer(TestMappingProtocolOnRedis):
+    kind = "pykv-server"

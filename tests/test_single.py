@@ -4,6 +4,8 @@ import pytest
 
 import pykv
 
+pytestmark = pytest.mark.everywhere
+
 VALUES = [b"", b"v", b"\x00", b"a\x00b", bytes(range(256)), b"x" * 495, b"x" * 496, b"x" * 497, b"y" * 100_000]
 
 
@@ -141,6 +143,7 @@ def test_view(store, size):
         view[:] = value
 
 
+@pytest.mark.embedded("a view shows the store's own memory")
 @pytest.mark.parametrize("size", [3, 100_000])
 def test_a_view_outlives_its_key_and_its_store(store, size):
     store[b"k"] = b"v" * size
@@ -212,4 +215,4 @@ def test_it_is_a_mutable_mapping(store):
     from collections.abc import MutableMapping
 
     assert isinstance(store, MutableMapping)
-    assert isinstance(store, pykv.Store)
+    assert isinstance(store, (pykv.Store, pykv.RemoteStore))

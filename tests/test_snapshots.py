@@ -9,6 +9,7 @@ import pykv
 ITEMS = {b"key %d" % i: b"value %d" % i for i in range(3000)}
 
 
+@pytest.mark.everywhere
 def test_keys_values_items(store):
     store.put_many(ITEMS)
     assert sorted(store.keys()) == sorted(ITEMS)
@@ -21,6 +22,7 @@ def test_keys_values_items(store):
         assert len(list(view)) == len(ITEMS), "a view can be walked more than once"
 
 
+@pytest.mark.everywhere
 def test_views_know_their_members(store):
     store.update({b"a": b"1", b"b": b""})
     assert b"a" in store.keys() and "a" in store.keys() and b"x" not in store.keys()
@@ -29,6 +31,7 @@ def test_views_know_their_members(store):
     assert b"1" in store.values() and b"3" not in store.values()
 
 
+@pytest.mark.everywhere
 def test_keys_are_a_set(store):
     store.update({b"a": b"1", b"b": b"2"})
     assert store.keys() == {b"a", b"b"}

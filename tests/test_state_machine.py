@@ -1,4 +1,5 @@
-"""A store against a dict, by Hypothesis: any sequence of calls, with reopening as one of them."""
+"""A store against a dict, by Hypothesis: any sequence of calls, with reopening as one of them; also
+on a server."""
 
 import shutil
 import tempfile
@@ -11,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from hypothesis.stateful import run_state_machine_as_test
 
 import pykv
-from conftest import MODES
+from conftest import MODES, SERVERS
 
 KEYS = st.one_of(
     st.sampled_from([b"", b"a", b"b", b"c", b"n", b"\x00", b"a\x00", b"k" * 300]), st.binary(max_size=3)
@@ -37,36 +38,19 @@ def integer(value):
 
 
 class AgainstADict(RuleBasedStateMachine):
-    """`model` is what the store must hold; a snapshot is kept with the model of its moment."""
-
-    snapshots = Bundle("snapshots")
-    options = {}
-    on_disk = False
+    """`model` is what the store must hold, wherever that is."""
 
     def __init__(self):
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp()) if self.on_disk else None
         self.model = {}
-        self.lives = 0
         self.open()
 
     def open(self):
-        self.lives += 1
-        self.store = pykv.open(self.folder / "store" if self.on_disk else None, **self.options)
+        """Sets `store`, an empty one."""
+        raise NotImplementedError
 
     def teardown(self):
-        try:
-            self.store._verify()
-            assert self.store == self.model
-            self.store.close()
-            if self.on_disk:
-                self.open()
-                assert self.store == self.model
-                self.store.close()
-        finally:
-            self.store.close()
-            if self.on_disk:
-                shutil.rmtree(self.folder)
+        assert self.store == self.model
 
     @rule(key=KEYS, value=VALUES, sync=SYNC)
     def put(self, key, value, sync):
@@ -171,6 +155,51 @@ class AgainstADict(RuleBasedStateMachine):
         self.store.put_many(items)
         self.model.update(items)
 
+    @rule()
+    def walk(self):
+        assert dict(self.store.items()) == self.model
+        assert sorted(self.store) == sorted(self.model)
+        assert sorted(self.store.values()) == sorted(self.model.values())
+
+    @rule()
+    def sync(self):
+        self.store.sync()
+
+    @invariant()
+    def same_size(self):
+        assert len(self.store) == len(self.model)
+
+
+class Embedded(AgainstADict):
+    """A snapshot is kept with the model of its moment."""
+
+    snapshots = Bundle("snapshots")
+    options = {}
+    on_disk = False
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp()) if self.on_disk else None
+        self.lives = 0
+        super().__init__()
+
+    def open(self):
+        self.lives += 1
+        self.store = pykv.open(self.folder / "store" if self.on_disk else None, **self.options)
+
+    def teardown(self):
+        try:
+            self.store._verify()
+            super().teardown()
+            self.store.close()
+            if self.on_disk:
+                self.open()
+                super().teardown()
+                self.store.close()
+        finally:
+            self.store.close()
+            if self.on_disk:
+                shutil.rmtree(self.folder)
+
     @rule(target=snapshots)
     def take_snapshot(self):
         return self.store.items(), dict(self.model), self.lives
@@ -193,18 +222,8 @@ class AgainstADict(RuleBasedStateMachine):
         self.check_snapshot(snapshot)
 
     @rule()
-    def walk(self):
-        assert dict(self.store.items()) == self.model
-        assert sorted(self.store) == sorted(self.model)
-        assert sorted(self.store.values()) == sorted(self.model.values())
-
-    @rule()
     def verify(self):
         self.store._verify()
-
-    @rule()
-    def sync(self):
-        self.store.sync()
 
     @precondition(lambda self: self.on_disk)
     @rule()
@@ -213,10 +232,6 @@ class AgainstADict(RuleBasedStateMachine):
         self.open()
         assert self.store == self.model
         assert self.store.recovery["clean"] and self.store.recovery["bytes_cut"] == 0
-
-    @invariant()
-    def same_size(self):
-        assert len(self.store) == len(self.model)
 
 
 def run(machine, examples):
@@ -234,7 +249,7 @@ def run(machine, examples):
 
 @pytest.mark.parametrize("gil", ["auto", "release"])
 def test_in_memory(gil, seed):
-    class Machine(AgainstADict):
+    class Machine(Embedded):
         options = {"gil": gil}
 
     run(Machine, 60)
@@ -242,8 +257,20 @@ def test_in_memory(gil, seed):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_on_disk(mode, seed):
-    class Machine(AgainstADict):
+    class Machine(Embedded):
         options = {"sync": mode}
         on_disk = True
+
+    run(Machine, 40)
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_on_a_server(kind, connect_to, seed):
+    store = connect_to(kind)
+
+    class Machine(AgainstADict):
+        def open(self):
+            self.store = store
+            store.clear()
 
     run(Machine, 40)

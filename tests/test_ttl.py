@@ -7,6 +7,8 @@ import pytest
 
 import pykv
 
+pytestmark = pytest.mark.everywhere
+
 BAD_TTLS = [
     (0, ValueError),
     (0.0, ValueError),
@@ -80,41 +82,37 @@ def test_what_is_left(store, way, ttl, seconds):
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("ttl, error", BAD_TTLS, ids=lambda t: repr(t)[:40])
-def test_what_is_no_ttl(open_store, way, ttl, error):
-    store = open_store()
-    store[b"k"] = b"old"
+def test_what_is_no_ttl(any_store, way, ttl, error):
+    any_store[b"k"] = b"old"
     with pytest.raises(error, match="ttl"):
-        way(store, ttl)
-    assert store == {b"k": b"old"} and store.ttl(b"k") is None
+        way(any_store, ttl)
+    assert any_store == {b"k": b"old"} and any_store.ttl(b"k") is None
 
 
-def test_the_last_moment_there_is(open_store):
+def test_the_last_moment_there_is(any_store):
     """The year 10889: a ttl up to it is taken, a millisecond more is not."""
-    store = open_store()
-    left = (2**48 - store._clock()) / 1000
-    store.put(b"k", b"v", ttl=left - 3600)
-    assert store.ttl(b"k") > left - 7200
+    left = (2**48 - any_store._clock()) / 1000
+    any_store.put(b"k", b"v", ttl=left - 3600)
+    assert any_store.ttl(b"k") > left - 7200
     with pytest.raises(ValueError, match="10889"):
-        store.put(b"k", b"w", ttl=left + 1)
-    assert store[b"k"] == b"v"
+        any_store.put(b"k", b"w", ttl=left + 1)
+    assert any_store[b"k"] == b"v"
 
 
-def test_a_ttl_is_rounded_up_to_milliseconds(open_store):
-    store = open_store()
+def test_a_ttl_is_rounded_up_to_milliseconds(any_store):
     for ttl, ms in [(0.0001, 1), (1.0001, 1001), (datetime.timedelta(microseconds=1), 1), (2, 2000),
                     (datetime.timedelta(milliseconds=7), 7)]:  # fmt: skip
-        before = store._clock()
-        expiry = store._expiry_after(ttl)
-        assert before + ms <= expiry <= store._clock() + ms
+        before = any_store._clock()
+        expiry = any_store._expiry_after(ttl)
+        assert before + ms <= expiry <= any_store._clock() + ms
 
 
-def test_a_subclass_of_timedelta(open_store):
+def test_a_subclass_of_timedelta(any_store):
     class Mine(datetime.timedelta):
         pass
 
-    store = open_store()
-    store.put(b"k", b"v", ttl=Mine(seconds=50))
-    assert 0 < store.ttl(b"k") <= 50
+    any_store.put(b"k", b"v", ttl=Mine(seconds=50))
+    assert 0 < any_store.ttl(b"k") <= 50
 
 
 def test_none_is_for_ever(store):
@@ -165,17 +163,16 @@ def test_ttl_is_a_keyword(store):
 
 
 @pytest.mark.parametrize("sync", [False, 1, "always"])
-def test_sync_is_true_or_none(open_store, sync):
-    store = open_store()
-    store[b"k"] = b"v"
+def test_sync_is_true_or_none(any_store, sync):
+    any_store[b"k"] = b"v"
     for call in (
-        lambda: store.put(b"k", b"w", ttl=5, sync=sync),
-        lambda: store.expire(b"k", 5, sync=sync),
-        lambda: store.persist(b"k", sync=sync),
+        lambda: any_store.put(b"k", b"w", ttl=5, sync=sync),
+        lambda: any_store.expire(b"k", 5, sync=sync),
+        lambda: any_store.persist(b"k", sync=sync),
     ):
         with pytest.raises((TypeError, ValueError), match="sync"):
             call()
-    assert store == {b"k": b"v"} and store.ttl(b"k") is None
+    assert any_store == {b"k": b"v"} and any_store.ttl(b"k") is None
 
 
 def test_keys_of_every_kind(store):
@@ -284,6 +281,7 @@ def test_it_is_there_until_its_moment(open_store):
                 break
 
 
+@pytest.mark.embedded("views are of one moment")
 def test_a_snapshot_keeps_what_expires_later(store):
     store[b"other"] = b"o"
     store.put(b"k", b"v", ttl=0.2)
@@ -301,6 +299,7 @@ def test_an_expired_key_does_not_come_back(store):
     assert b"k" not in store
 
 
+@pytest.mark.embedded("reads its own figures")
 def test_many_keys_of_one_moment_are_swept_away(store):
     count = 3000
     store.put_many({b"%d" % i: b"v" * 50 for i in range(count)}, ttl=0.1)
@@ -503,16 +502,15 @@ def test_read_only(path, open_store):
             call()
 
 
-def test_closed(open_store):
-    store = open_store()
-    store[b"k"] = b"v"
-    store.close()
+def test_closed(any_store):
+    any_store[b"k"] = b"v"
+    any_store.close()
     for call in (
-        lambda: store.put(b"k", b"w", ttl=5),
-        lambda: store.ttl(b"k"),
-        lambda: store.expire(b"k", 5),
-        lambda: store.persist(b"k"),
-        lambda: in_batch(store, lambda b: b.put(b"k", b"w", ttl=5)),
+        lambda: any_store.put(b"k", b"w", ttl=5),
+        lambda: any_store.ttl(b"k"),
+        lambda: any_store.expire(b"k", 5),
+        lambda: any_store.persist(b"k"),
+        lambda: in_batch(any_store, lambda b: b.put(b"k", b"w", ttl=5)),
     ):
         with pytest.raises(pykv.ClosedError):
             call()
@@ -521,6 +519,7 @@ def test_closed(open_store):
 # ---- What the package uses inside --------------------------------------------------------------
 
 
+@pytest.mark.embedded("its own _write")
 def test_write_takes_every_kind_of_operation(store):
     moment = store._clock() + 50_000
     store.put_many({b"gone": b"v", b"expires": b"v", b"stays": b"v"})
@@ -535,6 +534,7 @@ def test_write_takes_every_kind_of_operation(store):
     assert {key: value for key, value, _ in store._snapshot()._records()} == store
 
 
+@pytest.mark.embedded("its own _write")
 @pytest.mark.parametrize(
     "what", [(b"v",), (b"v", 1, 2), (b"v", b"1"), (b"v", -1), (b"v", 2**64), (None, 5), (5, 5), -1, 2**64, 1.5]
 )

@@ -145,7 +145,7 @@ def test_every_public_name_has_a_docstring_and_a_signature():
         value = getattr(pykv, name)
         if callable(value):
             assert inspect.getdoc(value), name
-    for owner in (pykv.Store, pykv.Batch):
+    for owner in (pykv.Store, pykv.RemoteStore, pykv.Batch):
         for name, value in inspect.getmembers(owner):
             if not name.startswith("_") and callable(value):
                 assert inspect.getdoc(value), f"{owner.__name__}.{name}"
