@@ -49,9 +49,14 @@ def test_example(tmp_path, monkeypatch):
         assert len(copy) == 4
 
 
+def test_example_of_serving(store, capsys):
+    exec(blocks("python")[1], {"pykv": pykv, "db": store})
+    assert re.fullmatch(r"redis://127\.0\.0\.1:\d+\n", capsys.readouterr().out)
+
+
 def test_example_on_a_server(redis_server):
-    source = blocks("python")[1]
-    assert source.count("redis://127.0.0.1:6379") == 1 and len(blocks("python")) == 2
+    source = blocks("python")[2]
+    assert source.count("redis://127.0.0.1:6379") == 1 and len(blocks("python")) == 3
     with pykv.connect(redis_server.url) as db:
         db.clear()
         run_example(source.replace("redis://127.0.0.1:6379", redis_server.url), {"pykv": pykv})
@@ -138,7 +143,7 @@ def test_every_command_of_the_command_line_is_there():
 
 
 def test_the_two_set_up_commands():
-    assert [block.strip() for block in blocks("sh")] == [
+    assert [block.strip() for block in blocks("sh")[:2]] == [
         "pip install . && pykv demo",
         "pip install '.[test]' && pytest",
     ]
