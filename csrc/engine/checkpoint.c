@@ -462,6 +462,17 @@ uint64_t kv_checkpoint_size(const kv_checkpoint_writer *w) {
     return w->written + w->used;
 }
 
+/* What is left is no whole block: it is written as one, and the file cut to its size. */
+static kv_status write_rest(kv_checkpoint_writer *w, kv_error *err) {
+    assert(w->file.direct != 0 && w->used < w->file.direct);
+    memset(w->buffer + w->used, 0, w->file.direct - w->used);
+    kv_status status =
+        kv_file_write_blocks(&w->file, w->buffer, w->file.direct, w->written, NULL, err);
+    w->written += w->used;
+    w->used = 0;
+    return status == KV_OK ? kv_file_truncate(&w->file, w->written, err) : status;
+}
+
 kv_status kv_checkpoint_finish(kv_checkpoint_writer *w, kv_error *err) {
     uint8_t bytes[KV_CHECKPOINT_FOOTER_SIZE];
     size_t size = w->block_count * KV_BLOCK_HEADER_SIZE;
@@ -475,10 +486,8 @@ kv_status kv_checkpoint_finish(kv_checkpoint_writer *w, kv_error *err) {
         status = emit(w, bytes, sizeof bytes, err);
     if (status == KV_OK)
         status = flush(w, err);
-    if (status == KV_OK)
-        status = kv_file_clear_direct(&w->file, err); /* the rest is no whole block */
-    if (status == KV_OK)
-        status = flush(w, err);
+    if (status == KV_OK && w->used > 0)
+        status = write_rest(w, err);
     if (status == KV_OK)
         status = kv_file_sync(&w->file, err);
     return status;
