@@ -227,6 +227,7 @@ static void unlisten(kv_server *server) {
             if (dir >= 0)
                 close(dir);
         }
+        (void)shutdown(server->listeners[i].fd, SHUT_RDWR); /* also for the copy that a forked child has */
         close(server->listeners[i].fd);
     }
     server->listener_count = 0;
