@@ -16,8 +16,10 @@ from . import (
     memory,
     opening,
     parallel,
+    protocol,
     reads,
     recovery,
+    server,
     writes,
 )
 from .report import Report
@@ -38,6 +40,8 @@ _SUBJECTS = (
     churn,
     expiry,
     eviction,
+    server,
+    protocol,
 )
 BENCHMARKS: dict[str, Benchmark] = {b.name: b for s in _SUBJECTS for b in s.BENCHMARKS}
 

@@ -222,6 +222,9 @@ kv_status kv_get_many(kv_db *db, const kv_bytes *keys, size_t count, kv_values *
                       kv_error *err) KV_MUST_CHECK;
 void kv_values_release(kv_values *values);
 
+/* A hint: these keys will be asked for or written next, one by one.  Their cache misses overlap. */
+void kv_prefetch(kv_db *db, const kv_bytes *keys, size_t count);
+
 /* When the key expires, in ms since 1970; 0: never.  KV_OK or KV_NOTFOUND.  flags: KV_NOWAIT. */
 kv_status kv_get_expiry(kv_db *db, kv_bytes key, unsigned flags, uint64_t *expiry,
                         kv_error *err) KV_MUST_CHECK;
@@ -256,6 +259,8 @@ kv_status kv_pop(kv_db *db, kv_bytes key, unsigned flags, kv_value *value, kv_er
 /* Deletes some key and gives key and value (owned: kv_item_release), or KV_NOTFOUND when empty. */
 kv_status kv_pop_any(kv_db *db, unsigned flags, kv_item *item, kv_error *err) KV_MUST_CHECK;
 void kv_item_release(kv_item *item);
+/* A reference of its own to the same entry, without a lock: `copy` lives on when `item` is released. */
+void kv_item_copy(const kv_item *item, kv_item *copy);
 
 /* Puts if absent: KV_OK; else KV_UNCHANGED and the existing value (owned; `existing` may be NULL). */
 kv_status kv_put_absent(kv_db *db, kv_bytes key, kv_bytes value, unsigned flags,
@@ -301,6 +306,9 @@ kv_status kv_dup(kv_db *db, bool deferred, kv_db **out, kv_error *err) KV_MUST_C
 /* The group that the calls on the deferred handle wait for; NULL: all that they told is committed.  A comparison with what it was
  * before a call says whether that call added something to wait for. */
 const kv_group *kv_pending(const kv_db *db);
+/* Has a call since this was last asked made or seen something that was not committed?  So a program with many clients on one handle
+ * knows whose answer has to wait: others' are not concerned. */
+bool kv_take_noted(kv_db *db);
 /* A ticket for it (a reference of its own: ends with one of the next two); group NULL when there is nothing to wait for.  When it was
  * undone in the meantime, this is told once, by the ticket, and the handle waits for nothing any more. */
 void kv_pending_ticket(kv_db *db, kv_ticket *ticket);

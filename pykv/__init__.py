@@ -8,9 +8,9 @@
 
 `open` gives a `Store`: a mutable mapping from bytes to bytes in memory, with a log on disk. Threads
 may share it.  `check`, `repair` and `restore` work on the files of a store that is not open; `dump`
-and `load` write and read its items as text.  Exceptions, beside Python's own (`KeyError` for a
-missing key, `TypeError` for what is neither bytes-like nor str, `ValueError`, `OverflowError`,
-`MemoryError`):
+and `load` write and read its items as text; `serve` puts a store behind the Redis protocol.
+Exceptions, beside Python's own (`KeyError` for a missing key, `TypeError` for what is neither
+bytes-like nor str, `ValueError`, `OverflowError`, `MemoryError`):
 
     Error
      ├── ClosedError                   the store is closed
@@ -58,6 +58,7 @@ except ModuleNotFoundError as error:
 from pykv.batch import Batch
 from pykv.dumping import LoadError, LoadReport, dump, load
 from pykv.files import CheckReport, Problem, RepairReport, check, repair, restore
+from pykv.server import Server, serve
 from pykv.store import Store, open
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "Problem",
     "ReadOnlyError",
     "RepairReport",
+    "Server",
     "StorageError",
     "Store",
     "VersionError",
@@ -89,4 +91,5 @@ __all__ = [
     "open",
     "repair",
     "restore",
+    "serve",
 ]

@@ -7,6 +7,7 @@ from typing_extensions import disjoint_base
 
 from pykv.types import (
     BytesLike,
+    FilePath,
     GilMode,
     Operation,
     Progress,
@@ -172,3 +173,38 @@ def _repair(
     /,
 ) -> dict[str, int]: ...
 def _own_methods(type: type[Store], /) -> None: ...
+
+@disjoint_base
+class Server:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        host: str | None = None,
+        port: int = 0,
+        unix: FilePath | None = None,
+        threads: int = 1,
+        password: str | None = None,
+        tls_cert: FilePath | None = None,
+        tls_key: FilePath | None = None,
+        tls_ca: FilePath | None = None,
+        debug_commands: bool = False,
+        max_clients: int | None = None,
+        max_arguments: int | None = None,
+        max_bulk: int | None = None,
+        max_query_buffer: int | None = None,
+        max_query_buffers: int | None = None,
+        max_output_buffer: int | None = None,
+        idle_timeout: int | None = None,
+        request_timeout: int | None = None,
+        max_unauthenticated_arguments: int | None = None,
+        max_unauthenticated_bulk: int | None = None,
+    ) -> None: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def running(self) -> bool: ...
+    def stop(self, grace: float = 10.0) -> None: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+    def _ask_to_stop(self) -> None: ...
+    def _figures(self) -> dict[str, Any]: ...

@@ -19,6 +19,7 @@ import sys
 import warnings
 
 import pykv
+from pykv import cli_serve
 
 EXIT_OK, EXIT_MISSING, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
 EXIT_PROBLEM = 1
@@ -284,6 +285,9 @@ def _parser():
     load.add_argument(
         "--partial", action="store_true", help="if there is an error, put what stands before it"
     )
+
+    text = "serve a store to other processes by the Redis protocol"
+    cli_serve.add_arguments(add("serve", cli_serve.run, text))
 
     demo = add(
         "demo",

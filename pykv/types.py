@@ -15,6 +15,8 @@ BytesLike: "TypeAlias" = "str | Buffer"
 
 StorePath: "TypeAlias" = "str | bytes | PathLike[str] | PathLike[bytes]"
 
+FilePath: "TypeAlias" = "str | bytes | PathLike[str] | PathLike[bytes]"
+
 SyncMode: "TypeAlias" = Literal["always", "interval", "never"]
 GilMode: "TypeAlias" = Literal["auto", "release"]
 WhenFull: "TypeAlias" = Literal["refuse", "evict"]

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "c"
 BUILD = ROOT / "build" / "c-tests"
-CORE_FOLDERS = ("base", "os", "engine")
+CORE_FOLDERS = ("base", "os", "engine", "server")
 
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
 FLAGS = ["-std=c11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-DKV_DEBUG", "-Icsrc"]
@@ -36,7 +36,10 @@ VARIANT_FLAGS = {
     "asan": ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
     + ["-fno-sanitize-recover=all"],
     "tsan": ["-O1", "-fno-omit-frame-pointer", "-fsanitize=thread"],
+    "fuzz": ["-O1", "-fno-omit-frame-pointer", "-fsanitize=fuzzer-no-link,address,undefined"]
+    + ["-fno-sanitize-recover=all", "-Wno-error"],
 }
+FUZZ_COMPILER = "clang"  # the others have no libFuzzer
 
 # A report must end the test as a failure, and must not be hidden by the tests' own exit code.
 RUN_ENV = {
@@ -72,9 +75,9 @@ def wants_tsan(source):
         return any(line.strip() == "/* tsan */" for line, _ in zip(lines, range(40), strict=False))
 
 
-def run_compiler(*args):
+def run_compiler(*args, compiler=COMPILER):
     done = subprocess.run(
-        [*COMPILER, *map(str, args)], cwd=ROOT, capture_output=True, text=True, check=False
+        [*compiler, *map(str, args)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise BuildError(f"{' '.join(done.args)}\n{done.stdout}{done.stderr}")
@@ -98,6 +101,10 @@ class Variant:
         return BUILD / self.name
 
     @property
+    def compiler(self):
+        return [FUZZ_COMPILER] if self.name == "fuzz" else COMPILER
+
+    @property
     def flags(self):
         return FLAGS + VARIANT_FLAGS[self.name]
 
@@ -112,13 +119,13 @@ class Variant:
     @cached_property
     def probe(self):
         """How to start a program of this variant, as a list; or the reason why none can run."""
-        if shutil.which(COMPILER[0]) is None:
-            return f"no C compiler ({COMPILER[0]})"
+        if shutil.which(self.compiler[0]) is None:
+            return f"no C compiler ({self.compiler[0]})"
         with self.locked():
             source, program = self.folder / "probe.c", self.folder / "probe"
             source.write_text("int main(void) { return 0; }\n")
             try:
-                run_compiler(*self.flags, source, "-o", program)
+                run_compiler(*self.flags, source, "-o", program, compiler=self.compiler)
             except BuildError as error:
                 return f"the compiler cannot build it: {str(error).splitlines()[-1]}"
         # Some kernels place mappings where a sanitizer wants its own; setarch -R avoids that.
@@ -134,7 +141,7 @@ class Variant:
         obj = self.folder / source.relative_to(ROOT).with_suffix(".o")
         command = obj.with_suffix(".cmd")
         depends = obj.with_suffix(".d")
-        wanted = " ".join(COMPILER + self.flags)
+        wanted = " ".join(self.compiler + self.flags)
         if (
             depends.exists()
             and command.exists()
@@ -144,7 +151,8 @@ class Variant:
             return obj
         obj.parent.mkdir(parents=True, exist_ok=True)
         obj.unlink(missing_ok=True)
-        run_compiler(*self.flags, "-MMD", "-c", source.relative_to(ROOT), "-o", obj)
+        source = source.relative_to(ROOT)
+        run_compiler(*self.flags, "-MMD", "-c", source, "-o", obj, compiler=self.compiler)
         command.write_text(wanted)
         return obj
 
@@ -172,14 +180,16 @@ class Variant:
             subprocess.run(["ar", "rcs", path, *objects], check=True)
         return path, broken
 
-    def program(self, source):
-        """The test program of `source`; raises BuildError."""
+    def program(self, source, *more):
+        """The test program of `source` and of `more` sources; raises BuildError."""
         path, broken = self.archive
         program = self.folder / source.stem
         with self.locked():
-            obj = self.compile(source)
+            objects = [self.compile(s) for s in (source, *more)]
+            link = ["-fsanitize=fuzzer"] if self.name == "fuzz" else []
+            inputs = [*self.flags, *link, *objects, path]
             try:
-                run_compiler(*self.flags, obj, path, "-o", program)
+                run_compiler(*inputs, "-o", program, compiler=self.compiler)
             except BuildError as error:
                 missing = "".join(f"\nnot in the archive: {s.name}" for s in broken)
                 raise BuildError(f"{error}{missing}") from None

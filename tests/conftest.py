@@ -39,6 +39,9 @@ def pytest_addoption(parser):
     group.addoption(
         "--seed", type=int, default=None, help="seed of everything random (default: a fresh one)"
     )
+    group.addoption(
+        "--fuzz-seconds", type=int, default=0, help="how long each fuzz target runs under libFuzzer"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -27,10 +27,10 @@ void kv_mutex_wake(kv_mutex *mutex) {
 #include <assert.h>
 
 /* How many locks of each rank this thread holds. */
-static _Thread_local uint32_t held[KV_RANK_AREAS + 1];
+static _Thread_local uint32_t held[KV_RANK_LIFE + 1];
 
 void kv_rank_enter(kv_rank rank) {
-    for (int higher = (int)rank; higher <= KV_RANK_AREAS; higher++)
+    for (int higher = (int)rank; higher <= KV_RANK_LIFE; higher++)
         assert(held[higher] == 0 || (higher == (int)rank && rank == KV_RANK_SHARD));
     held[rank]++;
 }

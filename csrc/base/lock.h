@@ -16,13 +16,18 @@
 
 /*      name               rank  guards */
 #define KV_RANK_TABLE(X)                                                                         \
+    X(KV_RANK_TURN,         0, "the clients of a server's loop")                                 \
     X(KV_RANK_REGISTRY,     1, "the list of stores open in this process")                        \
     X(KV_RANK_SHARD,        2, "one shard: its table, undo list and counts")                     \
     X(KV_RANK_DIRECTORY,    3, "changes of the directory")                                       \
     X(KV_RANK_LOG,          4, "the log's groups and positions")                                 \
     X(KV_RANK_SNAPSHOTS,    5, "the list of snapshots")                                          \
     X(KV_RANK_STRIPE,       6, "one stripe of a pool")                                           \
-    X(KV_RANK_AREAS,        7, "a pool's areas, free slabs and large blocks")
+    X(KV_RANK_AREAS,        7, "a pool's areas, free slabs and large blocks")                    \
+    X(KV_RANK_CHANNELS,     8, "a server's channels and who listens")                            \
+    X(KV_RANK_MAILBOX,      9, "a loop's messages")                                              \
+    X(KV_RANK_COMMITTER,   10, "the tickets that a server's committer waits for")                \
+    X(KV_RANK_LIFE,        11, "whether a server runs, stops or reloads")
 
 typedef enum kv_rank {
 #define X(name, rank, text) name = rank,

@@ -19,6 +19,7 @@ static kv_status outcome(const kv_ticket *ticket) {
 
 void kv_deferred_note(kv_db *db, kv_ticket *ticket) {
     kv_ticket *pending = &db->deferred->pending;
+    db->deferred->noted = true;
     if (pending->group == ticket->group) {
         if (ticket->lsn > pending->lsn)
             pending->lsn = ticket->lsn;
@@ -68,6 +69,13 @@ kv_status kv_deferred_note_seen(kv_db *db, const kv_shard *shard, uint64_t hash,
 
 const kv_group *kv_pending(const kv_db *db) {
     return db->deferred != NULL ? db->deferred->pending.group : NULL;
+}
+
+bool kv_take_noted(kv_db *db) {
+    if (db->deferred == NULL || !db->deferred->noted)
+        return false;
+    db->deferred->noted = false;
+    return true;
 }
 
 void kv_pending_ticket(kv_db *db, kv_ticket *ticket) {

@@ -17,6 +17,7 @@ typedef struct kv_deferred {
     kv_ticket pending;   /* group NULL: nothing to wait for */
     uint64_t *unsettled; /* hashes of writes whose shards are still to be pruned */
     size_t unsettled_count, unsettled_capacity;
+    bool noted;          /* since kv_take_noted, a call has waited for something */
     bool unsettled_all;  /* some are not in the list: every shard is to be pruned */
 } kv_deferred;
 

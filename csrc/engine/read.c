@@ -113,6 +113,15 @@ void kv_item_release(kv_item *item) {
     item->pin = NULL;
 }
 
+void kv_item_copy(const kv_item *item, kv_item *copy) {
+    kv_entry *e = item->pin;
+    *copy = *item;
+    if (e == NULL)
+        return;
+    kv_entry_acquire(e);
+    kv_pool_acquire(kv_pool_of(e, kv_entry_size(e)));
+}
+
 kv_status kv_contains(kv_db *db, kv_bytes key, unsigned flags, kv_error *err) {
     kv_shard *shard;
     kv_entry *e;
@@ -298,6 +307,24 @@ static kv_status many_one(many *m, kv_store *store, kv_shard *shard, uint64_t ha
     }
     kv_shard_unlock(shard);
     return status;
+}
+
+/* Only peeks, as get_many does before it looks. */
+void kv_prefetch(kv_db *db, const kv_bytes *keys, size_t count) {
+    uint64_t hashes[BLOCK];
+    kv_shard *shards[BLOCK];
+    if (kv_db_enter(db, NULL) < 0)
+        return;
+    unsigned n = (unsigned)(count < BLOCK ? count : BLOCK);
+    for (unsigned i = 0; i < n; i++) {
+        hashes[i] = kv_table_hash(&db->store->table, keys[i]);
+        shards[i] = kv_table_prefetch_shard(&db->store->table, hashes[i]);
+    }
+    for (unsigned i = 0; i < n; i++)
+        kv_shard_prefetch_bucket(shards[i], hashes[i]);
+    for (unsigned i = 0; i < n; i++)
+        kv_shard_prefetch_entry(shards[i], hashes[i]);
+    kv_db_leave(db);
 }
 
 /* Hash all, fetch all, then answer: the misses of a block overlap. */

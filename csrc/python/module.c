@@ -100,7 +100,7 @@ static int module_exec(PyObject *module) {
     kvpy_state *state = PyModule_GetState(module);
     if (intern_names(state) < 0 || add_exceptions(module, state) < 0 ||
         kvpy_store_register(module, state) < 0 || kvpy_snapshot_register(module, state) < 0 ||
-        kvpy_view_register(module, state) < 0)
+        kvpy_view_register(module, state) < 0 || kvpy_server_register(module, state) < 0)
         return -1;
     if (PyModule_AddIntConstant(module, "KEY_MAX", KV_KEY_MAX) < 0 ||
         PyModule_AddIntConstant(module, "VALUE_MAX", KV_VALUE_MAX) < 0 ||
@@ -123,6 +123,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Py_VISIT(state->snapshot_type);
     Py_VISIT(state->iterator_type);
     Py_VISIT(state->view_type);
+    Py_VISIT(state->server_type);
     return 0;
 }
 
@@ -135,6 +136,7 @@ static int module_clear(PyObject *module) {
     Py_CLEAR(state->snapshot_type);
     Py_CLEAR(state->iterator_type);
     Py_CLEAR(state->view_type);
+    Py_CLEAR(state->server_type);
     return 0;
 }
 

@@ -16,6 +16,7 @@
  *     store_upkeep.c  Store: checkpoint, backup, preload
  *     snapshot.c    types Snapshot and its iterator
  *     view.c        type View: a pinned value as a buffer
+ *     server.c      type Server: a running server over a store
  *     files.c       the files of a store that is not open: check, repair
  *
  * The state is reached through the objects: each holds a borrowed pointer to it, which its
@@ -57,6 +58,7 @@ typedef struct kvpy_state {
     PyTypeObject *snapshot_type;
     PyTypeObject *iterator_type;
     PyTypeObject *view_type;
+    PyTypeObject *server_type;
 #define X(field, name, base1, base2) PyObject *field;
     KVPY_EXCEPTION_TABLE(X)
 #undef X
@@ -72,6 +74,7 @@ kvpy_state *kvpy_state_of_type(PyTypeObject *type);
 int kvpy_store_register(PyObject *module, kvpy_state *state);
 int kvpy_snapshot_register(PyObject *module, kvpy_state *state);
 int kvpy_view_register(PyObject *module, kvpy_state *state);
+int kvpy_server_register(PyObject *module, kvpy_state *state);
 
 /* ---- Small helpers of every file ---------------------------------------------------------- */
 

@@ -43,12 +43,12 @@ struct kv_command {
     kv_command_function function; /* one of the two; a hot command may have both: alone `function`, in EXEC `step` */
     kv_command_step step;
     const char *group, *since, *summary; /* COMMAND DOCS */
-    size_t index;     /* of its statistics */
 };
 
 size_t kv_command_count(void);
 const kv_command *kv_command_at(size_t index);
 const kv_command *kv_command_find(kv_bytes name); /* any case; NULL: none */
+size_t kv_command_index(const kv_command *command); /* of its statistics */
 
 /* Runs one request: looks up, checks authentication, arity, state (MULTI queues it), calls, counts, and keeps the time for the slow
  * log.  The reply is in c->reply.  KV_RUN_LATER: nothing has happened. */

@@ -25,6 +25,9 @@ bool kv_server_is_stopping(const kv_server *server);
 /* A descriptor that becomes readable when somebody wants the server to stop (SHUTDOWN): its owner then calls kv_server_stop. */
 int kv_server_stop_fd(const kv_server *server);
 
+/* Of the store, from any thread; waits while it is being reloaded. */
+kv_status kv_server_store_stats(kv_server *server, kv_stats *stats, kv_error *err) KV_MUST_CHECK;
+
 /* ---- For commands ------------------------------------------------------------------------------ */
 
 kv_config *kv_server_config(kv_server *server);   /* guarded by its own lock, see config.h */
@@ -39,6 +42,11 @@ bool kv_server_checkpoint_in_background(kv_server *server);
  * anew.  Called by a loop's thread, whose client's handle is another one afterwards.  Fails when somebody else in this process has the
  * store open, or it is in memory only. */
 kv_status kv_server_reload(kv_server *server, kv_client *caller, kv_error *err) KV_MUST_CHECK;
+
+/* A command that blocks its loop for long (a checkpoint, the disk, DEBUG SLEEP) waits between these two: others may look at
+ * this loop's clients meanwhile. */
+void kv_server_begin_wait(kv_client *c);
+void kv_server_end_wait(kv_client *c);
 
 /* Every client, under a lock that keeps them alive: for CLIENT LIST and KILL.  `visit` must not block.  False: stop. */
 void kv_server_visit_clients(kv_server *server, bool (*visit)(void *arg, kv_client *client), void *arg);

@@ -1,0 +1,334 @@
+/* test_server.c - a server with two loops over real sockets: many clients at once, channels, failing syncs, reloads, stops. */
+/* tsan */
+#include "check.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+
+#include "kv.h"
+#include "server/server.h"
+#include "threads.h"
+#include "world.h"
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define ROUNDS 60u
+#else
+#define ROUNDS 600u
+#endif
+
+typedef struct place {
+    world *w;
+    kv_server *server;
+    _Atomic bool over;
+    _Atomic uint64_t increments;
+} place;
+
+static place place_open(bool durable) {
+    place p = {.w = world_create()};
+    kv_error err;
+    if (durable) {
+        p.w->options.segment_size_min = 32768;
+        p.w->options.segment_size_max = 1 << 20;
+        world_open(p.w);
+    } else {
+        CHECK_OK(kv_open(NULL, &p.w->options, &p.w->db, &p.w->err), &p.w->err);
+    }
+    kv_config config = kv_config_default();
+    config.port = 0;
+    config.threads = 2;
+    config.debug_commands = true;
+    CHECK_OK(kv_server_start(p.w->db, &config, &p.server, &err), &err);
+    return p;
+}
+
+static void place_close(place *p) {
+    kv_error err;
+    CHECK_OK(kv_server_stop(p->server, 1000, &err), &err);
+    kv_server_destroy(p->server);
+    world_destroy(p->w);
+}
+
+/* ---- A client -------------------------------------------------------------------------------------------- */
+
+typedef struct client {
+    int fd;
+    size_t size, at;
+    char bytes[65536];
+} client;
+
+static void client_open(client *c, const kv_server *server) {
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons(kv_server_port(server)),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    c->size = c->at = 0;
+    c->fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(c->fd >= 0);
+    CHECK_EQ(connect(c->fd, (struct sockaddr *)&address, sizeof address), 0);
+}
+
+static void say(client *c, const char *format, ...) {
+    char text[4096];
+    va_list args;
+    va_start(args, format);
+    size_t size = (size_t)vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    for (size_t sent = 0; sent < size;) {
+        ssize_t n = send(c->fd, text + sent, size - sent, MSG_NOSIGNAL);
+        if (n <= 0)
+            return; /* closed: `hear` will tell */
+        sent += (size_t)n;
+    }
+}
+
+/* A line without its end; NULL: closed. */
+static char *hear(client *c) {
+    for (;;) {
+        char *end = memchr(c->bytes + c->at, '\n', c->size - c->at);
+        if (end != NULL) {
+            char *line = c->bytes + c->at;
+            end[-1] = '\0';
+            c->at = (size_t)(end - c->bytes) + 1;
+            return line;
+        }
+        memmove(c->bytes, c->bytes + c->at, c->size - c->at);
+        c->size -= c->at;
+        c->at = 0;
+        CHECK(c->size < sizeof c->bytes);
+        ssize_t n = recv(c->fd, c->bytes + c->size, sizeof c->bytes - c->size, 0);
+        if (n <= 0)
+            return NULL;
+        c->size += (size_t)n;
+    }
+}
+
+static void expect(client *c, const char *wanted) {
+    const char *line = hear(c);
+    CHECK(line != NULL);
+    CHECK_STR(line, wanted);
+}
+
+
+/* ---- Everything at once ------------------------------------------------------------------------------------ */
+
+static void write_and_read(worker *me) {
+    place *p = me->shared;
+    client *c = calloc(1, sizeof *c);
+    client_open(c, p->server);
+    for (unsigned i = 0; i < ROUNDS && !atomic_load(&p->over); i++) {
+        char value[32];
+        snprintf(value, sizeof value, "%u", i);
+        say(c, "SET k%u %u\r\nGET k%u\r\nINCR n\r\nMULTI\r\nSET a%u %u\r\nSET b%u %u\r\nEXEC\r\nMGET a%u b%u\r\n",
+            me->id, i, me->id, me->id, i, me->id, i, me->id, me->id);
+        expect(c, "+OK");
+        CHECK(hear(c) != NULL); /* the value's length */
+        expect(c, value);
+        const char *count = hear(c);
+        CHECK(count != NULL && count[0] == ':');
+        atomic_fetch_add(&p->increments, 1);
+        expect(c, "+OK");
+        expect(c, "+QUEUED");
+        expect(c, "+QUEUED");
+        expect(c, "*2");
+        expect(c, "+OK");
+        expect(c, "+OK");
+        expect(c, "*2");
+        CHECK(hear(c) != NULL);
+        expect(c, value);
+        CHECK(hear(c) != NULL);
+        expect(c, value);
+    }
+    close(c->fd);
+    free(c);
+}
+
+static void come_and_go(worker *me) {
+    place *p = me->shared;
+    client *c = calloc(1, sizeof *c);
+    for (unsigned i = 0; i < ROUNDS / 3; i++) {
+        client_open(c, p->server);
+        say(c, "SUBSCRIBE news\r\n");
+        expect(c, "*3");
+        if (i % 3 == 0)
+            say(c, "*2\r\n$3\r\nGET"); /* goes in the middle of a request */
+        close(c->fd);
+    }
+    free(c);
+}
+
+static void publish(worker *me) {
+    place *p = me->shared;
+    client *c = calloc(1, sizeof *c);
+    client_open(c, p->server);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        say(c, "PUBLISH news %u\r\nPUBSUB NUMSUB news\r\n", i);
+        const char *count = hear(c);
+        CHECK(count != NULL && count[0] == ':');
+        expect(c, "*2");
+        expect(c, "$4");
+        expect(c, "news");
+        CHECK(hear(c) != NULL);
+    }
+    close(c->fd);
+    free(c);
+}
+
+static bool look_at(void *arg, kv_client *client) {
+    *(uint64_t *)arg += client->requests + client->id + (uint64_t)client->address[0];
+    return true;
+}
+
+static void look(worker *me) {
+    place *p = me->shared;
+    kv_stats stats;
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        kv_server_visit_clients(p->server, look_at, &sum);
+        CHECK_OK(kv_server_store_stats(p->server, &stats, NULL), (kv_error *)NULL);
+        kv_server_kill(p->server, 1000000 + i); /* nobody */
+    }
+    CHECK(kv_server_client_count(p->server) < 100);
+}
+
+static void by_the_store(worker *me) {
+    place *p = me->shared;
+    int64_t result;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        CHECK_OK(kv_incr(p->w->db, (kv_bytes){"n", 1}, 1, 0, &result, NULL), (kv_error *)NULL);
+        atomic_fetch_add(&p->increments, 1);
+    }
+}
+
+static void all_at_once(bool durable) {
+    place p = place_open(durable);
+    crew c = {0};
+    for (int i = 0; i < 4; i++)
+        crew_add(&c, write_and_read, &p);
+    crew_add(&c, come_and_go, &p);
+    crew_add(&c, come_and_go, &p);
+    crew_add(&c, publish, &p);
+    crew_add(&c, look, &p);
+    crew_add(&c, by_the_store, &p);
+    crew_join(&c);
+    int64_t count;
+    CHECK_OK(kv_incr(p.w->db, (kv_bytes){"n", 1}, 0, 0, &count, NULL), (kv_error *)NULL);
+    CHECK_EQ((uint64_t)count, atomic_load(&p.increments));
+    place_close(&p);
+}
+
+static void test_all_at_once_in_memory(void) {
+    all_at_once(false);
+}
+
+static void test_all_at_once_durable(void) {
+    all_at_once(true);
+}
+
+/* ---- Stopping under load ---------------------------------------------------------------------------------------- */
+
+static void write_until_closed(worker *me) {
+    place *p = me->shared;
+    client *c = calloc(1, sizeof *c);
+    client_open(c, p->server);
+    for (unsigned i = 0;; i++) {
+        say(c, "SET k%u-%u %u\r\nPUBLISH c x\r\n", me->id, i % 100, i);
+        if (hear(c) == NULL || hear(c) == NULL)
+            break;
+        atomic_fetch_add(&p->increments, 1);
+    }
+    close(c->fd);
+    free(c);
+}
+
+static void test_stop_under_load(void) {
+    for (int durable = 0; durable < 2; durable++) {
+        place p = place_open(durable);
+        crew c = {0};
+        for (int i = 0; i < 4; i++)
+            crew_add(&c, write_until_closed, &p);
+        while (atomic_load(&p.increments) < 100)
+            usleep(1000);
+        CHECK_OK(kv_server_stop(p.server, 1000, NULL), (kv_error *)NULL);
+        crew_join(&c);
+        place_close(&p);
+    }
+}
+
+/* ---- Reloading under load ----------------------------------------------------------------------------------------- */
+
+static void reload(worker *me) {
+    place *p = me->shared;
+    client *c = calloc(1, sizeof *c);
+    client_open(c, p->server);
+    for (unsigned i = 0; i < 5; i++) {
+        say(c, "DEBUG RELOAD\r\n");
+        const char *line = hear(c);
+        CHECK(line != NULL);
+        if (strcmp(line, "+OK") != 0) /* somebody else does it at this moment */
+            CHECK(strstr(line, "try again") != NULL || strstr(line, "elsewhere") != NULL);
+        usleep(2000);
+    }
+    close(c->fd);
+    free(c);
+}
+
+static void test_reload_under_load(void) {
+    place p = place_open(true);
+    kv_destroy(p.w->db); /* the server's handles are to be the only ones */
+    p.w->db = NULL;
+    crew c = {0};
+    for (int i = 0; i < 3; i++)
+        crew_add(&c, write_and_read, &p);
+    crew_add(&c, reload, &p);
+    crew_add(&c, reload, &p);
+    crew_add(&c, look, &p);
+    crew_join(&c);
+    place_close(&p);
+}
+
+/* ---- Syncs that fail ------------------------------------------------------------------------------------------------ */
+
+static void write_in_bad_times(worker *me) {
+    place *p = me->shared;
+    client *c = calloc(1, sizeof *c);
+    client_open(c, p->server);
+    unsigned failed = 0;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        say(c, "PING\r\nSET k%u %u\r\nPING\r\nGET k%u\r\nPING\r\n", me->id, i, me->id);
+        expect(c, "+PONG");
+        const char *set = hear(c);
+        CHECK(set != NULL);
+        bool ok = strcmp(set, "+OK") == 0;
+        CHECK(ok || set[0] == '-');
+        failed += !ok;
+        expect(c, "+PONG");
+        const char *head = hear(c);
+        CHECK(head != NULL);
+        if (head[0] == '$' && head[1] != '-')
+            CHECK(hear(c) != NULL);
+        expect(c, "+PONG"); /* whatever happens, each request has one reply, in its place */
+    }
+    atomic_fetch_add(&p->increments, failed);
+    close(c->fd);
+    free(c);
+}
+
+static void test_failing_syncs(void) {
+    place p = place_open(true);
+    memory_os_fail_sync(p.w->memory, 20, EIO);
+    crew c = {0};
+    for (int i = 0; i < 4; i++)
+        crew_add(&c, write_in_bad_times, &p);
+    crew_join(&c);
+    CHECK(atomic_load(&p.increments) > 0);
+    (void)!kv_server_stop(p.server, 1000, NULL); /* it tells of the sync */
+    kv_server_destroy(p.server);
+    kv_destroy(p.w->db); /* after a failed sync it cannot be closed well */
+    p.w->db = NULL;
+    world_destroy(p.w);
+}
+
+CHECK_MAIN(TEST(test_all_at_once_in_memory), TEST(test_all_at_once_durable), TEST(test_stop_under_load),
+           TEST(test_reload_under_load), TEST(test_failing_syncs))

@@ -1,0 +1,86 @@
+"""Fuzz targets, tests/fuzz/fuzz_*.c: each runs on its corpus, under address and UB sanitizers.
+
+With ``--fuzz-seconds N`` each also runs under libFuzzer (needs clang) for so long, from the corpus
+on, and prints how many inputs it tried. An input that ends it is kept in
+build/c-tests/fuzz/TARGET.found.
+"""
+
+import os
+import re
+import subprocess
+from functools import cache
+
+import c_build
+import pytest
+
+FOLDER = c_build.ROOT / "tests" / "fuzz"
+TARGETS = sorted(FOLDER.glob("fuzz_*.c"))
+
+
+@cache
+def built(variant_name, target):
+    variant = c_build.Variant(variant_name)
+    if isinstance(variant.probe, str):
+        pytest.skip(f"{variant_name}: {variant.probe}")
+    more = [] if variant_name == "fuzz" else [FOLDER / "replay.c"]
+    try:
+        return variant, variant.program(target, *more)
+    except c_build.BuildError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def corpus_of(target):
+    return FOLDER / "corpus" / target.stem.removeprefix("fuzz_")
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda p: p.stem)
+def test_corpus(target):
+    variant, program = built("asan", target)
+    done = variant.run(program, corpus_of(target))
+    if done.returncode != 0:
+        pytest.fail(f"exit code {done.returncode}\n{done.stdout}", pytrace=False)
+    assert f"{len(list(corpus_of(target).iterdir()))} files" in done.stdout
+
+
+def write_dictionary(path):
+    """Words that libFuzzer tries: the commands' names, and what requests are made of."""
+    table = (c_build.ROOT / "csrc" / "server" / "command_table.h").read_text()
+    words = re.findall(r'^ *X\("(\w+)"', table, re.MULTILINE)
+    words += [r"\x0d\x0a", "*1", "*2", "*3", "$1", "$3", "$-1"]
+    words += ["nx", "xx", "get", "ex", "px", "match", "count"]
+    path.write_text("".join(f'"{word}"\n' for word in words))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS, ids=lambda p: p.stem)
+def test_fuzz(target, request, capsys):
+    seconds = request.config.option.fuzz_seconds
+    if seconds == 0:
+        pytest.skip("--fuzz-seconds was not given")
+    variant, program = built("fuzz", target)
+    found = variant.folder / f"{target.stem}.found"
+    found.mkdir(exist_ok=True)
+    grown = found / "corpus"  # what libFuzzer adds to; the repository's corpus is only read
+    grown.mkdir(exist_ok=True)
+    words = write_dictionary(found / "words")
+    # Leaks are looked for at the end: in between, what a pool has mapped is not seen as in use.
+    limits = ["-max_len=4096", "-malloc_limit_mb=256", "-timeout=20", "-detect_leaks=0"]
+    done = subprocess.run(
+        [*variant.probe, program, f"-max_total_time={seconds}", "-print_final_stats=1", *limits]
+        + [f"-dict={words}", f"-artifact_prefix={found}/", grown, corpus_of(target)],
+        env={**os.environ, **c_build.RUN_ENV},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=seconds + 300,
+        check=False,
+    )
+    executed = re.search(r"number_of_executed_units:\s*(\d+)", done.stdout)
+    count = executed.group(1) if executed else "an unknown number of"
+    with capsys.disabled():
+        outcome = "no finding" if done.returncode == 0 else "A FINDING"
+        print(f"\n{target.stem}: {count} inputs in {seconds} s, {outcome}")
+    if done.returncode != 0:
+        pytest.fail(f"exit code {done.returncode}\n{done.stdout[-8000:]}", pytrace=False)
