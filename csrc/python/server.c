@@ -1,8 +1,8 @@
 /* server.c - type Server: a running server over a store.  Layer: python.
  *
- * Its threads are C and never touch the interpreter.  The object owns the server; it needs no reference to the Store, whose
- * handle is another one.  After a fork the child's object is there but the server is the parent's: nothing it is
- * asked waits for threads that are not there.
+ * Its threads are C and never touch the interpreter.  The object owns the server; it needs no
+ * reference to the Store, whose handle is another one.  After a fork the child's object is there
+ * but the server is the parent's: nothing it is asked waits for threads that are not there.
  */
 #include "server.h"
 

@@ -1,8 +1,8 @@
 /* commit.h - the committer: a thread that waits for the disk, so that the loops need not.
  *
- * Layer: server.  A loop hands over a ticket and goes on; when its group is committed (or undone) the committer rings
- * the loop, which asks its own copy of the ticket how it ended.  One ticket a loop: a newer one takes the older one's place,
- * since groups end in their order.
+ * Layer: server.  A loop hands over a ticket and goes on; when its group is committed (or undone)
+ * the committer rings the loop, which asks its own copy of the ticket how it ended.  One ticket a
+ * loop: a newer one takes the older one's place, since groups end in their order.
  */
 #ifndef KV_SERVER_COMMIT_H
 #define KV_SERVER_COMMIT_H

@@ -22,10 +22,10 @@
 #define LINE_MAX_BYTES (64u << 10)       /* an inline request */
 #define PARTIAL_LEAST 64u                /* bytes */
 #define DIRECT_LEAST (KV_READ_SIZE / 2)  /* a request with so much kept is read into its own buffer */
-#define TURN_NS 1000000u                 /* a connection's requests run so long at a stretch, then others have their turn */
+#define TURN_NS 1000000u                 /* a connection's requests run so long at a stretch */
 #define KEEPALIVE_S 300
 
-/* ---- Lists ------------------------------------------------------------------------------------------- */
+/* ---- Lists --------------------------------------------------------------------------------- */
 
 /* Where a link stands in its connection. */
 #define LINK(conn, list_offset) ((kv_conn_link *)((char *)(conn) + (list_offset)))
@@ -63,7 +63,7 @@ void kv_conn_touch(kv_conn *conn) {
     list_append(&conn->loop->idle, IDLE, conn, conn->loop->now_ns);
 }
 
-/* ---- Coming and going ----------------------------------------------------------------------------------- */
+/* ---- Coming and going ---------------------------------------------------------------------- */
 
 static void describe_address(const struct sockaddr_storage *address, char *text, size_t size) {
     char ip[INET6_ADDRSTRLEN] = "?";
@@ -184,7 +184,11 @@ void kv_conn_close(kv_conn *conn) {
     kv_pubsub_leave(&conn->client);
     kv_tls_destroy(conn->tls);
     conn->tls = NULL;
-    close(conn->fd); /* which takes it out of the poll */
+    /* A forked child may have copies of both descriptors: then close alone would neither end the
+     * connection nor take it out of the poll. */
+    (void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, conn->fd, NULL);
+    (void)shutdown(conn->fd, SHUT_RDWR);
+    close(conn->fd);
     conn->fd = -1;
     drop_partial(conn);
     list_remove(&loop->idle, IDLE, conn);
@@ -208,7 +212,7 @@ void kv_conn_free(kv_conn *conn) {
     kv_mem_free(conn);
 }
 
-/* ---- Holds -------------------------------------------------------------------------------------------------- */
+/* ---- Holds --------------------------------------------------------------------------------- */
 
 static kv_hold *hold_create(kv_loop *loop) {
     kv_hold *hold = loop->spare_holds;
@@ -298,7 +302,8 @@ void kv_conn_let_go(kv_hold *hold) {
         kv_mem_free(hold);
         return;
     }
-    /* Waits end in their order, but for holds that came to an older group later: so look at the front only. */
+    /* Waits end in their order, but for holds that came to an older group later: so look at the
+     * front only. */
     while (conn->holds != NULL && conn->holds->done) {
         kv_hold *first = conn->holds;
         conn->holds = first->next;
@@ -309,7 +314,7 @@ void kv_conn_let_go(kv_hold *hold) {
     kv_loop_flush_later(conn->loop, conn);
 }
 
-/* ---- Sending --------------------------------------------------------------------------------------------------- */
+/* ---- Sending ------------------------------------------------------------------------------- */
 
 static ssize_t send_pieces(kv_conn *conn, struct iovec *pieces, size_t count) {
     if (conn->tls != NULL)
@@ -375,7 +380,7 @@ void kv_conn_flush(kv_conn *conn) {
         send_some(conn);
 }
 
-/* ---- Running ------------------------------------------------------------------------------------------------------- */
+/* ---- Running ------------------------------------------------------------------------------- */
 
 static void load_limits(const kv_conn *conn, kv_resp_limits *limits) {
     kv_config *config = &conn->loop->server->config;
@@ -429,8 +434,8 @@ static bool is_settled(kv_loop *loop) {
     return settled;
 }
 
-/* A request in its plain form, for later: an inline one has been unescaped in place, so its bytes are no request any
- * more. */
+/* A request in its plain form, for later: an inline one has been unescaped in place, so its bytes
+ * are no request any more. */
 static uint8_t *encode_request(const kv_bytes *argv, size_t argc, size_t *size) {
     size_t room = 32;
     for (size_t i = 0; i < argc; i++)
@@ -464,8 +469,9 @@ typedef struct batch {
     size_t again_size;
 } batch;
 
-/* ---- Requests ahead.  A pipeline's requests are parsed some at a time, and their keys told to the store, before the first of
- * them runs: what they will touch comes from memory at once, and not one after the other. */
+/* ---- Requests ahead.
+ * A pipeline's requests are parsed some at a time, and their keys told to the store, before the first
+ * of them runs: what they will touch comes from memory at once, and not one after the other. */
 
 #define AHEAD_MAX 16
 #define AHEAD_ARGS 4 /* a request with more is the last of its window: its arguments stay in the parser */
@@ -577,7 +583,7 @@ static stop run_all(kv_conn *conn, kv_resp_parser *parser, uint8_t *bytes, size_
     return STOP_MORE;
 }
 
-/* ---- What is kept ----------------------------------------------------------------------------------------------------- */
+/* ---- What is kept -------------------------------------------------------------------------- */
 
 static bool fits(kv_conn *conn, size_t capacity) {
     kv_server *server = conn->loop->server;
@@ -615,8 +621,8 @@ static bool start_partial(kv_conn *conn) {
     return true;
 }
 
-/* Keeps what has not been used of `bytes` (in the loop's buffer, or in the partial's own), with the parser that has looked at
- * it. */
+/* Keeps what has not been used of `bytes` (in the loop's buffer, or in the partial's own), with the
+ * parser that has looked at it. */
 static void keep(kv_conn *conn, kv_resp_parser *parser, uint8_t *bytes, size_t size, const batch *b, stop stopped) {
     size_t rest = size - b->used, all = b->again_size + rest;
     if (all == 0) {
@@ -695,7 +701,7 @@ static void run_and_keep(kv_conn *conn, kv_resp_parser *parser, uint8_t *bytes, 
     send_some(conn);
 }
 
-/* ---- Reading --------------------------------------------------------------------------------------------------------------- */
+/* ---- Reading ------------------------------------------------------------------------------- */
 
 static ssize_t receive(kv_conn *conn, uint8_t *buffer, size_t size) {
     if (conn->tls != NULL)
@@ -718,8 +724,9 @@ static void end_of_input(kv_conn *conn) {
     send_some(conn);
 }
 
-/* Where the next bytes go: behind the beginning that is kept.  A short beginning is copied to the loop's buffer, where much
- * more fits behind it; to a long one its own buffer grows, by no more than has come already. */
+/* Where the next bytes go: behind the beginning that is kept.  A short beginning is copied to the
+ * loop's buffer, where much more fits behind it; to a long one its own buffer grows, by no more
+ * than has come already. */
 static uint8_t *place_to_read(kv_conn *conn, size_t *have, size_t *room) {
     kv_partial *partial = conn->partial;
     kv_loop *loop = conn->loop;

@@ -1,15 +1,16 @@
 /* conn.h - a connection: its socket, what has come of a request, what is held back of its replies.
  *
- * Layer: server.  An idle connection owns no buffer: requests are read into the loop's buffer and run from there, and only the
- * beginning of one that is not complete is kept, with its parser.
+ * Layer: server.  An idle connection owns no buffer: requests are read into the loop's buffer and
+ * run from there, and only the beginning of one that is not complete is kept, with its parser.
  *
- * Holds.  Replies that tell of an uncommitted write must not leave before it is committed.  A hold covers such
- * replies, from `start` to `end`; nothing behind the first hold's start is sent.  When the commit is there, the hold goes; when it
- * failed, the bytes of the hold are replaced by one error for each reply.  Neighbours that wait for the same group are one hold, so
- * a pipeline of writes costs one.
+ * Holds.  Replies that tell of an uncommitted write must not leave before it is committed.  A hold
+ * covers such replies, from `start` to `end`; nothing behind the first hold's start is sent.  When
+ * the commit is there, the hold goes; when it failed, the bytes of the hold are replaced by one
+ * error for each reply.  Neighbours that wait for the same group are one hold, so a pipeline of
+ * writes costs one.
  *
- * Events are edge-triggered, so that no system call changes what a socket is watched for; `readable` and `blocked` remember
- * what the last event and the last call told.
+ * Events are edge-triggered, so that no system call changes what a socket is watched for;
+ * `readable` and `blocked` remember what the last event and the last call told.
  */
 #ifndef KV_SERVER_CONN_H
 #define KV_SERVER_CONN_H

@@ -17,13 +17,13 @@
 #define ACCEPT_PAUSE_NS 100000000u  /* without descriptors, until the next try */
 #define TICK_NS 100000000u
 #define ALONE_NS 1000000000u         /* see commit */
-#define BUSY_NS UINT64_C(2000000000) /* so long after the last request the ticks go on: rates fall to 0 */
+#define BUSY_NS UINT64_C(2000000000) /* after the last request: until rates are 0 */
 
 /* What an event belongs to: 0 the bell, odd numbers listeners, the rest connections. */
 #define BELL 0u
 #define LISTENER(i) ((uint64_t)(i) << 1 | 1u)
 
-/* ---- Life --------------------------------------------------------------------------------------- */
+/* ---- Life ---------------------------------------------------------------------------------- */
 
 kv_status kv_loop_init(kv_loop *loop, kv_server *server, unsigned index, kv_error *err) {
     loop->server = server;
@@ -74,11 +74,12 @@ bool kv_loop_is_current(const kv_loop *loop) {
     return loop->started && pthread_equal(loop->thread, pthread_self());
 }
 
-/* ---- Bell and mailbox ------------------------------------------------------------------------------ */
+/* ---- Bell and mailbox ---------------------------------------------------------------------- */
 
 void kv_loop_ring(kv_loop *loop) {
-    /* The loop says that it sleeps, then looks at `rung`; we say that we ring, then look whether it sleeps: one of the two
-     * sees the other.  A loop that works looks anyway before it sleeps, and costs no system call. */
+    /* The loop says that it sleeps, then looks at `rung`; we say that we ring, then look whether it
+     * sleeps: one of the two sees the other.  A loop that works looks anyway before it sleeps, and
+     * costs no system call. */
     atomic_store(&loop->rung, true);
     if (atomic_load(&loop->sleeps) && atomic_exchange(&loop->sleeps, false)) {
         uint64_t one = 1;
@@ -151,7 +152,7 @@ static void read_mail(kv_loop *loop) {
     }
 }
 
-/* ---- Accepting: the first loop does it for all -------------------------------------------------------- */
+/* ---- Accepting: the first loop does it for all --------------------------------------------- */
 
 static void set_listening(kv_loop *loop, bool on) {
     kv_server *server = loop->server;
@@ -205,8 +206,8 @@ static void accept_some(kv_loop *loop, const kv_listener *listener) {
         int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
             if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-                /* The listener stays ready, so without a pause the loop would spin.  Who waits is let in
-                 * when somebody has gone. */
+                /* The listener stays ready, so without a pause the loop would spin.  Who waits is
+                 * let in when somebody has gone. */
                 set_listening(loop, false);
                 loop->listen_again_ns = loop->now_ns + ACCEPT_PAUSE_NS;
             }
@@ -223,7 +224,7 @@ static void accept_some(kv_loop *loop, const kv_listener *listener) {
     }
 }
 
-/* ---- Waiting for commits --------------------------------------------------------------------------------- */
+/* ---- Waiting for commits ------------------------------------------------------------------- */
 
 kv_wait *kv_loop_wait_for_pending(kv_loop *loop, bool *failed) {
     const kv_group *pending = kv_pending(loop->db);
@@ -274,6 +275,7 @@ static void note_end(kv_wait *wait, kv_status status, const kv_error *err) {
     wait->status = status;
     if (status < 0)
         wait->failure = describe(err);
+    kv_ticket_forget(&wait->ticket); /* ended by now, unless the handle was closed */
 }
 
 void kv_loop_finish_waits(kv_loop *loop) {
@@ -328,7 +330,7 @@ static void run_later(kv_loop *loop) {
     }
 }
 
-/* ---- Lists ------------------------------------------------------------------------------------------------ */
+/* ---- Lists --------------------------------------------------------------------------------- */
 
 void kv_loop_again(kv_loop *loop, kv_conn *conn) {
     if (conn->in_again)
@@ -393,12 +395,15 @@ static void wait_here(kv_loop *loop) {
     kv_mutex_unlock(&loop->turn, KV_RANK_TURN);
 }
 
-/* Sees that what the round wrote will be committed.  Returns how many events it has polled for the next round.
+/* Sees that what the round wrote will be committed.  Returns how many events it has polled for the
+ * next round.
  *
- * The committer's thread overlaps the sync with the next round, at the price of two wake-ups, which take half as long as the
- * sync.  So the loop syncs by itself when nobody gains by its going on: a single client that waits for its answer.  It must have been
- * the only one for a while, and nothing else be there to do; then a disk that hangs makes another client wait that comes
- * just now, but never clients that are at work.  In the modes that only write to the kernel, there is nothing to overlap. */
+ * The committer's thread overlaps the sync with the next round, at the price of two wake-ups, which
+ * take half as long as the sync.  So the loop syncs by itself when nobody gains by its going on: a
+ * single client that waits for its answer.  It must have been the only one for a while, and nothing
+ * else be there to do; then a disk that hangs makes another client wait that comes just now, but
+ * never clients that are at work.  In the modes that only write to the kernel, there is nothing to
+ * overlap. */
 static int commit(kv_loop *loop, struct epoll_event *events) {
     bool failed;
     (void)kv_loop_wait_for_pending(loop, &failed); /* also for writes whose replies nobody wants */
@@ -423,7 +428,7 @@ static int commit(kv_loop *loop, struct epoll_event *events) {
     return count;
 }
 
-/* ---- Time --------------------------------------------------------------------------------------------------- */
+/* ---- Time ---------------------------------------------------------------------------------- */
 
 static uint64_t seconds_of(_Atomic uint64_t *limit) {
     uint64_t s = atomic_load_explicit(limit, memory_order_relaxed);
@@ -501,7 +506,7 @@ static void count_round(kv_loop *loop) {
     loop->bytes_in = loop->bytes_out = 0;
 }
 
-/* ---- Ending --------------------------------------------------------------------------------------------------- */
+/* ---- Ending -------------------------------------------------------------------------------- */
 
 /* True when the loop has ended. */
 static bool wind_up(kv_loop *loop) {
@@ -519,7 +524,7 @@ static bool wind_up(kv_loop *loop) {
     return loop->conns == NULL && loop->waits == NULL;
 }
 
-/* ---- Running ------------------------------------------------------------------------------------------------------ */
+/* ---- Running ------------------------------------------------------------------------------- */
 
 static void handle(kv_loop *loop, const struct epoll_event *event) {
     uint64_t what = event->data.u64;

@@ -1,13 +1,15 @@
 /* loop.h - an event loop: a thread with its connections, its deferred handle and its mailbox.
  *
- * Layer: server (above conn.h).  One round: poll; read, run and answer for each connection that is ready; see that what was
- * written gets committed; let go of the replies that waited for it.
+ * Layer: server (above conn.h).  One round: poll; read, run and answer for each connection that is
+ * ready; see that what was written gets committed; let go of the replies that waited for it.
  *
- * A connection belongs to one loop for its life, and only that thread touches it.  Others may look while they hold the loop's `turn`
- * (kv_server_visit_clients), which the loop holds while it works and not while it waits.
+ * A connection belongs to one loop for its life, and only that thread touches it.  Others may look
+ * while they hold the loop's `turn` (kv_server_visit_clients), which the loop holds while it works
+ * and not while it waits.
  *
- * Waiting for a commit: each group that some reply depends on has one kv_wait, with the ticket and the holds of all connections.
- * Groups end in their order, so the list is nearly always one or two long.
+ * Waiting for a commit: each group that some reply depends on has one kv_wait, with the ticket and
+ * the holds of all connections. Groups end in their order, so the list is nearly always one or two
+ * long.
  */
 #ifndef KV_SERVER_LOOP_H
 #define KV_SERVER_LOOP_H
@@ -108,13 +110,15 @@ bool kv_loop_send(kv_loop *loop, kv_mail *mail);
 kv_mail *kv_mail_create(kv_mail_kind kind, size_t extra);
 bool kv_loop_is_current(const kv_loop *loop);
 
-/* ---- For conn.c and server.c, in the loop's thread ------------------------------------------------------ */
+/* ---- For conn.c and server.c, in the loop's thread ----------------------------------------- */
 
-/* The wait for what the handle waits for now; NULL: there is nothing to wait for, or no memory (`*failed`). */
+/* The wait for what the handle waits for now; NULL: there is nothing to wait for, or no memory
+ * (`*failed`). */
 kv_wait *kv_loop_wait_for_pending(kv_loop *loop, bool *failed);
 void kv_loop_again(kv_loop *loop, kv_conn *conn);
 void kv_loop_flush_later(kv_loop *loop, kv_conn *conn);
-/* Learns how all waits end, waiting for the disk; the connections get to know at the end of the round. */
+/* Learns how all waits end, waiting for the disk; the connections get to know at the end of the
+ * round. */
 void kv_loop_finish_waits(kv_loop *loop);
 
 #endif

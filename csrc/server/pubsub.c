@@ -1,8 +1,9 @@
 /* pubsub.c - see pubsub.h; and the delivery of messages.
  *
- * A subscription is one client's interest in one channel.  It stands in three lists: its client's, its channel's of that
- * loop, and a table in which a client's subscription is found by its name.  All are under the channels' lock; replies are
- * written into by the loop of their client only, so a message for other loops travels by their mailboxes.
+ * A subscription is one client's interest in one channel.  It stands in three lists: its client's,
+ * its channel's of that loop, and a table in which a client's subscription is found by its name. 
+ * All are under the channels' lock; replies are written into by the loop of their client only, so a
+ * message for other loops travels by their mailboxes.
  */
 #include "pubsub.h"
 
@@ -54,7 +55,7 @@ void kv_channels_fini(kv_channels *channels) {
     kv_mem_free(channels->listeners);
 }
 
-/* ---- Tables ------------------------------------------------------------------------------------------ */
+/* ---- Tables -------------------------------------------------------------------------------- */
 
 static uint64_t name_hash(const kv_channels *channels, kv_pubsub_kind kind, kv_bytes name) {
     return kv_siphash13(channels->key, name.data, name.size) ^ ((uint64_t)kind << 63 | (uint64_t)kind);
@@ -168,7 +169,7 @@ static void destroy_channel(kv_channels *channels, kv_channel *channel) {
     kv_mem_free(channel);
 }
 
-/* ---- A client's own ------------------------------------------------------------------------------------- */
+/* ---- A client's own ------------------------------------------------------------------------ */
 
 static void link_locked(kv_channels *channels, kv_subscription *s) {
     kv_client *c = s->client;
@@ -291,7 +292,7 @@ void kv_pubsub_leave(kv_client *c) {
     c->subscriptions = NULL;
 }
 
-/* ---- The server's ------------------------------------------------------------------------------------------ */
+/* ---- The server's -------------------------------------------------------------------------- */
 
 void kv_pubsub_visit_channels(kv_server *server, bool (*visit)(void *arg, kv_bytes channel), void *arg) {
     kv_channels *channels = &server->channels;
@@ -322,7 +323,7 @@ size_t kv_pubsub_patterns(kv_server *server) {
     return count;
 }
 
-/* ---- Delivery ------------------------------------------------------------------------------------------------ */
+/* ---- Delivery ------------------------------------------------------------------------------ */
 
 typedef struct delivery {
     kv_loop *loop;

@@ -42,7 +42,7 @@ static void change_life(kv_server *server) {
 #define LOCK(server) kv_mutex_lock(&(server)->life, KV_RANK_LIFE)
 #define UNLOCK(server) kv_mutex_unlock(&(server)->life, KV_RANK_LIFE)
 
-/* ---- Listening ------------------------------------------------------------------------------------------ */
+/* ---- Listening ----------------------------------------------------------------------------- */
 
 static kv_status add_listener(kv_server *server, int fd, bool is_unix, kv_error *err) {
     if (server->listener_count == KV_LISTENERS_MAX) {
@@ -131,7 +131,7 @@ static kv_status listen_tcp(kv_server *server, kv_error *err) {
     return status;
 }
 
-/* ---- The unix socket ----------------------------------------------------------------------------------------
+/* ---- The unix socket --------------------------------------------------------------------------
  * Its file must be the owner's alone from its first moment, and a file that a dead server has left must go while one
  * in use must not.  The umask belongs to the whole process, and a chmod behind bind leaves a moment; Linux takes the mode of the
  * socket itself, set before bind, for the file.  (Elsewhere chmod does it, before listen: until then every
@@ -227,12 +227,13 @@ static void unlisten(kv_server *server) {
             if (dir >= 0)
                 close(dir);
         }
+        (void)shutdown(server->listeners[i].fd, SHUT_RDWR); /* also for the copy that a forked child has */
         close(server->listeners[i].fd);
     }
     server->listener_count = 0;
 }
 
-/* ---- Starting -------------------------------------------------------------------------------------------------- */
+/* ---- Starting ------------------------------------------------------------------------------ */
 
 static kv_status prepare(kv_server *server, kv_db *db, const kv_config *config, kv_error *err) {
     kv_status status = kv_config_copy(config, &server->config, err);
@@ -313,7 +314,7 @@ kv_status kv_server_start(kv_db *db, const kv_config *config, kv_server **out, k
     return KV_OK;
 }
 
-/* ---- Stopping ---------------------------------------------------------------------------------------------------- */
+/* ---- Stopping ------------------------------------------------------------------------------ */
 
 static bool is_forked(const kv_server *server) {
     return server->pid != getpid();
@@ -406,7 +407,7 @@ int kv_server_stop_fd(const kv_server *server) {
     return server->stop_fd;
 }
 
-/* ---- For commands ---------------------------------------------------------------------------------------------------- */
+/* ---- For commands -------------------------------------------------------------------------- */
 
 kv_config *kv_server_config(kv_server *server) {
     return &server->config;
@@ -430,7 +431,7 @@ void kv_server_ask_to_stop(kv_server *server) {
     (void)written;
 }
 
-/* ---- A checkpoint in the background ------------------------------------------------------------------------------------- */
+/* ---- A checkpoint in the background -------------------------------------------------------- */
 
 static bool goes_on(void *arg, uint64_t done, uint64_t total) {
     kv_server *server = arg;
@@ -471,9 +472,10 @@ bool kv_server_checkpoint_in_background(kv_server *server) {
     return result == 0;
 }
 
-/* ---- Reloading --------------------------------------------------------------------------------------------------------------- */
+/* ---- Reloading ----------------------------------------------------------------------------- */
 
-/* Everything that the loop has of the store goes, but for its handle's shell, whose calls then fail. */
+/* Everything that the loop has of the store goes, but for its handle's shell, whose calls then
+ * fail. */
 static void let_go_of_store(kv_loop *loop) {
     kv_loop_finish_waits(loop);
     kv_txn_end(loop->txn);
@@ -626,15 +628,15 @@ kv_status kv_server_reload(kv_server *server, kv_client *caller, kv_error *err) 
     return status;
 }
 
-/* ---- Other loops' clients ---------------------------------------------------------------------------------------------------- */
+/* ---- Other loops' clients ------------------------------------------------------------------ */
 
 void kv_server_visit_clients(kv_server *server, bool (*visit)(void *arg, kv_client *client), void *arg) {
     kv_loop *own = NULL;
     for (unsigned i = 0; i < server->loop_count; i++)
         if (kv_loop_is_current(&server->loops[i]))
             own = &server->loops[i];
-    /* Two turns are never held at once: two loops that visit each other would wait for ever.  Our clients do not
-     * change meanwhile, since we are here. */
+    /* Two turns are never held at once: two loops that visit each other would wait for ever.  Our
+     * clients do not change meanwhile, since we are here. */
     if (own != NULL)
         kv_mutex_unlock(&own->turn, KV_RANK_TURN);
     bool more = true;

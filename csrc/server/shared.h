@@ -1,4 +1,5 @@
-/* shared.h - the server's own struct: what server.c, loop.c, conn.c, commit.c and pubsub.c share, and nobody else sees.
+/* shared.h - the server's own struct: what server.c, loop.c, conn.c, commit.c and pubsub.c share,
+ * and nobody else sees.
  *
  * Layer: server.
  */
@@ -76,10 +77,12 @@ struct kv_server {
     _Atomic uint32_t life_word;  /* a futex: changed with each change of these */
 };
 
-/* A thread that takes no signals, so that the program's handlers run where it expects them.  0 or an errno. */
+/* A thread that takes no signals, so that the program's handlers run where it expects them.  0 or
+ * an errno. */
 int kv_thread_start(pthread_t *thread, void *(*function)(void *), void *arg);
 
-/* server.c: a loop stands still until the reload is over; its handle is closed, and another one afterwards. */
+/* server.c: a loop stands still until the reload is over; its handle is closed, and another one
+ * afterwards. */
 void kv_server_park(kv_server *server, kv_loop *loop);
 
 /* pubsub.c */
