@@ -172,8 +172,12 @@ kv_run kv_cmd_discard(kv_client *c, const kv_bytes *argv, size_t argc) {
 
 /* ---- Watching ------------------------------------------------------------------------------------------ */
 
+enum { LOOKED_AT = 100 };
+
+/* Of the newest: a key that is watched twice does no harm, and looking through thousands for each of thousands would. */
 static bool is_watched(const kv_multi *m, kv_bytes key) {
-    for (const watched *w = m->watched; w != NULL; w = w->next)
+    const watched *w = m->watched;
+    for (int i = 0; i < LOOKED_AT && w != NULL; i++, w = w->next)
         if (kv_bytes_equal(w->key, key))
             return true;
     return false;
