@@ -1,6 +1,7 @@
 """Builds pykv._core from every C file under csrc/. Metadata is in pyproject.toml."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -49,7 +50,10 @@ def find_tls():
     return None
 
 
-macros = [] if sys.platform == "darwin" else [("_GNU_SOURCE", "1")]
+version = re.search(r'__version__ = "(.+)"', Path("pykv", "__init__.py").read_text()).group(1)
+macros = [("PYKV_VERSION", f'"{version}"')]  # what INFO tells
+if sys.platform != "darwin":
+    macros.append(("_GNU_SOURCE", "1"))
 link_flags = ["-pthread", "-lm"]
 # PYKV_TLS=0: build without, as where OpenSSL is missing.
 tls = find_tls() if os.environ.get("PYKV_TLS") != "0" else None

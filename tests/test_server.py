@@ -567,3 +567,11 @@ def test_a_loop_that_waits_can_be_looked_at(tmp_path):
         assert answered == 2
         for client in clients:
             client.close()
+
+
+def test_a_remote_store_knows_what_it_talks_to():
+    with pykv.open() as store, pykv.serve(store, port=0) as server, pykv.connect(server.url) as db:
+        assert db.capabilities.backend == "pykv"
+        assert db.capabilities.version == pykv.__version__
+        assert db.capabilities.compare_and_set == "native"
+        assert db.stats()["info"]["pykv_version"] == pykv.__version__
