@@ -472,6 +472,13 @@ bool kv_server_checkpoint_in_background(kv_server *server) {
     return result == 0;
 }
 
+bool kv_server_is_saving(kv_server *server) {
+    LOCK(server);
+    bool saving = server->saving;
+    UNLOCK(server);
+    return saving;
+}
+
 /* ---- Reloading ----------------------------------------------------------------------------- */
 
 /* Everything that the loop has of the store goes, but for its handle's shell, whose calls then
