@@ -47,9 +47,9 @@ static kv_status clear_get_memory(kv_store *store, clearing *c, kv_error *err) {
         if (item->shard->count == 0)
             continue;
         item->empty = kv_array_create(&store->table, 0);
-        item->undo = kv_undo_create(&store->table, 0);
+        item->undo = kv_undo_create_clear(&store->table);
         if (item->empty == 0 || item->undo == NULL)
-            return kv_fail_nomem(err, sizeof(kv_bucket) + sizeof *item->undo);
+            return kv_fail_nomem(err, sizeof(kv_bucket) + sizeof(kv_undo_clear));
     }
     return KV_OK;
 }
@@ -61,12 +61,7 @@ static void clear_link(kv_store *store, clearing *c, uint64_t lsn) {
         kv_shard *shard = item->shard;
         if (item->undo == NULL)
             continue;
-        item->undo->lsn = lsn;
-        item->undo->kind = KV_UNDO_CLEAR;
-        item->undo->clear.array = kv_shard_array(shard);
-        item->undo->clear.data_bytes = shard->data_bytes;
-        item->undo->clear.count = shard->count;
-        item->undo->clear.expiring = shard->expiring;
+        kv_undo_set_clear(item->undo, lsn, shard);
         kv_shard_set_array(shard, item->empty);
         shard->count = 0;
         shard->data_bytes = 0;

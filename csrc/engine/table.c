@@ -530,7 +530,7 @@ static void split_undo(kv_shard *left, kv_shard *right) {
     kv_undo **left_end = &left->undo, **right_end = &right->undo, *next;
     for (kv_undo *record = left->undo; record != NULL; record = next) {
         next = record->next;
-        bool goes_right = kv_shard_owns(right, record->change.hash);
+        bool goes_right = kv_shard_owns(right, record->hash);
         kv_undo ***end = goes_right ? &right_end : &left_end;
         **end = record;
         *end = &record->next;
@@ -687,7 +687,7 @@ kv_status kv_shard_verify(kv_table *table, kv_shard *shard, kv_error *err) {
         undo_count++;
         if (record->kind == KV_UNDO_CLEAR)
             clears++;
-        else if (!kv_shard_owns(shard, record->change.hash))
+        else if (!kv_shard_owns(shard, record->hash))
             return broken(err, shard, "an undo record belongs to another shard");
     }
     if (undo_count != shard->undo_count || clears != shard->undo_clears)

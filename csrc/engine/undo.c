@@ -4,13 +4,34 @@
 #include "../base/mem.h"
 
 #define MANY 64u /* blocks taken or given back under one lock */
+#define CLEAR_STRIPE 0u /* clears are too rare to meet at */
+
+static size_t record_size(const kv_undo *record) {
+    return record->kind == KV_UNDO_CLEAR ? sizeof(kv_undo_clear) : sizeof(kv_undo);
+}
+
+/* So that it can be discarded: all but what kv_undo_set_change and kv_undo_push fill. */
+static void record_init(kv_undo *record, kv_undo_kind kind, unsigned stripe) {
+    record->entry = 0;
+    record->kind = kind;
+    record->stripe = stripe & 0x7f;
+    record->dropped = false;
+}
 
 kv_undo *kv_undo_create(kv_table *table, uint64_t hash) {
     unsigned stripe = kv_hash_stripe(hash);
     kv_undo *record = kv_pool_alloc(table->entries, stripe, sizeof *record);
     if (record != NULL)
-        record->stripe = (uint8_t)stripe;
+        record_init(record, KV_UNDO_CREATED, stripe);
     return record;
+}
+
+kv_undo *kv_undo_create_clear(kv_table *table) {
+    kv_undo_clear *clear = kv_pool_alloc(table->entries, CLEAR_STRIPE, sizeof *clear);
+    if (clear == NULL)
+        return NULL;
+    record_init(&clear->record, KV_UNDO_CLEAR, CLEAR_STRIPE);
+    return &clear->record;
 }
 
 bool kv_undo_create_many(kv_table *table, unsigned stripe, kv_undo **records, size_t count) {
@@ -25,14 +46,25 @@ bool kv_undo_create_many(kv_table *table, unsigned stripe, kv_undo **records, si
             return false;
         }
         for (size_t end = made + part; made < end; made++)
-            records[made]->stripe = (uint8_t)stripe;
+            record_init(records[made], KV_UNDO_CREATED, stripe);
     }
     return true;
 }
 
 void kv_undo_discard(kv_table *table, kv_undo *record) {
     if (record != NULL)
-        kv_pool_free(table->entries, record->stripe, record, sizeof *record);
+        kv_pool_free(table->entries, record->stripe, record, record_size(record));
+}
+
+void kv_undo_set_clear(kv_undo *record, uint64_t lsn, const kv_shard *shard) {
+    kv_undo_clear *clear = (kv_undo_clear *)record;
+    assert(record->kind == KV_UNDO_CLEAR);
+    record->lsn = lsn;
+    record->hash = 0;
+    clear->array = kv_shard_array(shard);
+    clear->data_bytes = shard->data_bytes;
+    clear->count = shard->count;
+    clear->expiring = shard->expiring;
 }
 
 void kv_undo_push(kv_shard *shard, kv_undo *record) {
@@ -46,17 +78,12 @@ void kv_undo_push(kv_shard *shard, kv_undo *record) {
         shard->undo_clears++;
 }
 
-/* An entry with the key of a change; one that was merged away still has it. */
-static const kv_entry *record_entry(const kv_undo *r) {
-    return r->change.before ? r->change.before : r->change.after;
-}
-
 static bool has_key(const kv_undo *r, uint64_t hash, kv_bytes key) {
-    return r->change.hash == hash && kv_entry_has_key(record_entry(r), key);
+    return r->hash == hash && kv_entry_has_key(kv_undo_entry(r), key);
 }
 
 static bool concerns(const kv_undo *record, uint64_t hash, kv_bytes key) {
-    return record->kind == KV_UNDO_CHANGE && has_key(record, hash, key);
+    return record->kind != KV_UNDO_CLEAR && has_key(record, hash, key);
 }
 
 kv_entry *kv_undo_look_behind(const kv_shard *shard, uint64_t hash, kv_bytes key, uint64_t lsn,
@@ -65,9 +92,9 @@ kv_entry *kv_undo_look_behind(const kv_shard *shard, uint64_t hash, kv_bytes key
     for (const kv_undo *r = shard->undo; r != NULL && r->lsn > lsn; r = r->next) {
         kv_place place;
         if (r->kind == KV_UNDO_CLEAR)
-            found = kv_array_find(r->clear.array, hash, key, &place);
+            found = kv_array_find(kv_undo_as_clear(r)->array, hash, key, &place);
         else if (concerns(r, hash, key))
-            found = r->change.before;
+            found = kv_undo_before(r);
     }
     return found;
 }
@@ -106,65 +133,97 @@ kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn, kv_undo *dead) {
 
 /* ---- Merging ------------------------------------------------------------------------------------ */
 
-/* The newest record of each key in one interval between snapshots; a small open-addressing table, at most
- * half full.  A slot of another round is a free one. */
+/* The last record seen of each key since the last clear, on the way from the newest to the oldest one; a small
+ * open-addressing table, at most half full.  A slot of another era is a free one. */
 typedef struct latest {
     struct latest_slot {
-        kv_undo *record;
-        uint32_t round;
+        kv_undo *record;       /* dropped: the key came and went in this interval */
+        const kv_entry *after; /* what the key had at the interval's end; NULL: see entry_after */
+        uint32_t interval;
+        uint32_t era;
     } *slots;
     size_t mask;
-    uint32_t round;
+    uint32_t interval; /* between snapshots; 0: above all bounds */
+    uint32_t era;      /* between clears; from 1 on */
+    kv_array array;    /* what the shard had at the era's end */
 } latest;
 
 static struct latest_slot *latest_find(const latest *l, const kv_undo *r) {
-    kv_bytes key = kv_entry_key(record_entry(r));
-    size_t i = (size_t)r->change.hash & l->mask;
-    while (l->slots[i].round == l->round && !has_key(l->slots[i].record, r->change.hash, key))
+    kv_bytes key = kv_entry_key(kv_undo_entry(r));
+    size_t i = (size_t)r->hash & l->mask;
+    while (l->slots[i].era == l->era && !has_key(l->slots[i].record, r->hash, key))
         i = (i + 1) & l->mask;
     return &l->slots[i];
 }
 
+/* What the key of the slot's record had at the end of its interval; it is known to have had something. */
+static const kv_entry *entry_after(const latest *l, const struct latest_slot *slot) {
+    if (slot->after != NULL)
+        return slot->after;
+    kv_place place;
+    const kv_undo *r = slot->record;
+    const kv_entry *e =
+        kv_array_find(l->array, r->hash, kv_entry_key(kv_undo_entry(r)), &place);
+    assert(e != NULL); /* no newer record of the era: it was the newest state */
+    return e;
+}
+
+/* Lets `r` stand for the slot's record as well, the next newer one of the key in the same interval.  Nobody reads at
+ * an LSN from r's up to the newer one's: what stood between is not needed. */
+static void merge_two(kv_shard *shard, const latest *l, struct latest_slot *slot, kv_undo *r) {
+    kv_undo *newer = slot->record;
+    newer->dropped = true;
+    if (newer->lsn > shard->merged_lsn)
+        shard->merged_lsn = newer->lsn;
+    if (newer->kind == KV_UNDO_REMOVED && r->kind == KV_UNDO_CREATED) {
+        r->dropped = true; /* it came and went: nothing is left to be told */
+        return;
+    }
+    if (newer->kind == KV_UNDO_REMOVED)
+        r->kind = KV_UNDO_REMOVED;
+    else if (r->kind == KV_UNDO_REMOVED)
+        r->kind = KV_UNDO_REPLACED;
+    else if (r->kind == KV_UNDO_CREATED)
+        kv_undo_set_entry(r, entry_after(l, slot)); /* `newer` held its present one */
+    slot->record = r;
+}
+
 kv_undo *kv_undo_merge(kv_shard *shard, const uint64_t *bounds, size_t count, kv_undo *dead) {
-    latest l = {.mask = 15};
+    latest l = {.mask = 15, .era = 1, .array = kv_shard_array(shard)};
     while (l.mask + 1 < (size_t)shard->undo_count * 2)
         l.mask = l.mask * 2 + 1;
     l.slots = kv_mem_alloc_zero((l.mask + 1) * sizeof *l.slots);
     if (l.slots == NULL)
         return dead; /* later, then */
-    uint64_t lower = bounds[count - 1]; /* of the interval; round 0: above all bounds */
+    uint64_t lower = bounds[count - 1]; /* of the interval */
     for (kv_undo *r = shard->undo; r != NULL; r = r->next) {
-        if (r->lsn <= lower || (r->kind == KV_UNDO_CLEAR && l.round > 0))
-            l.round++;
+        if (r->lsn <= lower)
+            l.interval++;
         while (r->lsn <= lower && count > 0) {
             count--;
             lower = count > 0 ? bounds[count - 1] : 0;
         }
-        if (r->kind == KV_UNDO_CLEAR || l.round == 0)
+        if (r->kind == KV_UNDO_CLEAR) {
+            l.era++;
+            l.array = kv_undo_as_clear(r)->array;
             continue;
-        struct latest_slot *slot = latest_find(&l, r);
-        if (slot->round == l.round) {
-            /* Nobody reads at an LSN from r's up to the newer one's: what stood between is not needed. */
-            kv_undo *newer = slot->record;
-            r->change.after = newer->change.after;
-            newer->kind = KV_UNDO_MERGED;
-            if (newer->lsn > shard->merged_lsn)
-                shard->merged_lsn = newer->lsn;
-            if (r->change.before == NULL && r->change.after == NULL) {
-                r->kind = KV_UNDO_MERGED; /* it came and went: nothing is left to be told */
-                continue;
-            }
         }
-        *slot = (struct latest_slot){r, l.round};
+        struct latest_slot *slot = latest_find(&l, r);
+        if (slot->era == l.era && slot->interval == l.interval && l.interval > 0) {
+            merge_two(shard, &l, slot, r);
+            continue;
+        }
+        const kv_undo *newer = slot->era == l.era ? slot->record : NULL;
+        const kv_entry *after = newer != NULL && !newer->dropped ? kv_undo_before(newer) : NULL;
+        *slot = (struct latest_slot){r, after, l.interval, l.era};
     }
     kv_mem_free(l.slots);
     uint64_t oldest_lsn = 0;
     kv_undo **end = &shard->undo;
     for (kv_undo *r = shard->undo, *next; r != NULL; r = next) {
         next = r->next;
-        if (r->kind == KV_UNDO_MERGED) {
+        if (r->dropped) {
             *end = next;
-            r->kind = KV_UNDO_CHANGE; /* to be freed with what it holds */
             r->next = dead;
             dead = r;
             shard->undo_count--;
@@ -203,14 +262,14 @@ static void sweep_entry(void *arg, kv_entry *e) {
 }
 
 static void free_one(kv_table *table, kv_undo *r) {
-    kv_entry_release(table->entries, r->change.before);
+    kv_entry_release(table->entries, kv_undo_before(r));
     kv_undo_discard(table, r);
 }
 
 void kv_undo_free_all(kv_table *table, kv_undo *records) {
     if (records == NULL)
         return;
-    if (records->next == NULL && records->kind == KV_UNDO_CHANGE) {
+    if (records->next == NULL && records->kind != KV_UNDO_CLEAR) {
         free_one(table, records); /* the most frequent case by far */
         return;
     }
@@ -223,18 +282,18 @@ void kv_undo_free_all(kv_table *table, kv_undo *records) {
         size_t count = 0;
         for (; count < MANY && records != NULL; records = records->next) {
             block[count++] = records;
-            if (records->kind == KV_UNDO_CHANGE)
-                __builtin_prefetch(records->change.before, 1);
+            if (records->kind == KV_UNDO_REPLACED || records->kind == KV_UNDO_REMOVED)
+                __builtin_prefetch(kv_undo_entry(records), 1);
         }
         for (size_t i = 0; i < count; i++) {
             kv_undo *r = block[i];
             if (r->kind == KV_UNDO_CLEAR) {
-                kv_array_visit(r->clear.array, sweep_entry, &s);
-                kv_array_free(table, r->clear.array);
+                kv_array_visit(kv_undo_as_clear(r)->array, sweep_entry, &s);
+                kv_array_free(table, kv_undo_as_clear(r)->array);
             } else {
-                sweep_entry(&s, r->change.before);
+                sweep_entry(&s, kv_undo_before(r));
             }
-            sweep_block(&s, r->stripe, r, sizeof *r);
+            sweep_block(&s, r->stripe, r, record_size(r));
         }
     }
     for (unsigned stripe = 0; stripe < KV_POOL_STRIPES; stripe++)
@@ -243,22 +302,22 @@ void kv_undo_free_all(kv_table *table, kv_undo *records) {
 
 /* ---- Rolling back -------------------------------------------------------------------------------- */
 
-static void undo_clear(kv_table *table, kv_shard *shard, kv_undo *r) {
+static void undo_clear(kv_table *table, kv_shard *shard, const kv_undo_clear *clear) {
     /* What was put after the clear has been undone before: the present array is empty. */
     assert(shard->count == 0);
     kv_array_free(table, kv_shard_array(shard));
-    kv_shard_set_array(shard, r->clear.array);
-    shard->count = r->clear.count;
-    shard->data_bytes = r->clear.data_bytes;
-    shard->expiring = r->clear.expiring;
+    kv_shard_set_array(shard, clear->array);
+    shard->count = clear->count;
+    shard->data_bytes = clear->data_bytes;
+    shard->expiring = clear->expiring;
     shard->next_expiry = 0; /* not known any more: whoever sweeps will look */
     shard->undo_clears--;
 }
 
-static kv_status undo_change(kv_table *table, kv_shard *shard, kv_undo *r, kv_error *err) {
-    kv_entry *before = r->change.before, *after = r->change.after;
+static kv_status undo_change(kv_table *table, kv_shard *shard, const kv_undo *r, kv_error *err) {
+    kv_entry *e = kv_undo_entry(r);
     kv_place place;
-    if (after == NULL) {
+    if (r->kind == KV_UNDO_REMOVED) {
         /* Putting a removed entry back may need room; only growing is allowed here, since a split
          * would divide the records that we walk. */
         uint32_t slots = kv_array_count(kv_shard_array(shard)) * KV_BUCKET_SLOTS;
@@ -267,15 +326,15 @@ static kv_status undo_change(kv_table *table, kv_shard *shard, kv_undo *r, kv_er
             if (status < 0)
                 return status;
         }
-        kv_shard_insert(shard, r->change.hash, before);
+        kv_shard_insert(shard, r->hash, e);
         return KV_OK;
     }
-    kv_entry *found = kv_shard_find(shard, r->change.hash, kv_entry_key(after), &place);
-    assert(found == after);
-    if (before != NULL)
-        kv_shard_replace(shard, place, before);
+    kv_entry *found = kv_shard_find(shard, r->hash, kv_entry_key(e), &place);
+    assert(found != NULL && (found == e) == (r->kind == KV_UNDO_CREATED));
+    if (r->kind == KV_UNDO_REPLACED)
+        kv_shard_replace(shard, place, e);
     else
-        kv_shard_remove(shard, r->change.hash, place);
+        kv_shard_remove(shard, r->hash, place);
     kv_entry_release(table->entries, found);
     return KV_OK;
 }
@@ -284,7 +343,7 @@ kv_status kv_undo_rollback(kv_table *table, kv_shard *shard, uint64_t lsn, kv_er
     while (shard->undo != NULL && shard->undo->lsn > lsn) {
         kv_undo *r = shard->undo;
         if (r->kind == KV_UNDO_CLEAR) {
-            undo_clear(table, shard, r);
+            undo_clear(table, shard, kv_undo_as_clear(r));
         } else {
             kv_status status = undo_change(table, shard, r, err);
             if (status < 0)
@@ -308,9 +367,9 @@ uint64_t kv_undo_count_at(const kv_shard *shard, uint64_t lsn) {
     uint64_t count = shard->count;
     for (const kv_undo *r = shard->undo; r != NULL && r->lsn > lsn; r = r->next) {
         if (r->kind == KV_UNDO_CLEAR)
-            count = r->clear.count;
+            count = kv_undo_as_clear(r)->count;
         else
-            count += (r->change.before != NULL) - (uint64_t)(r->change.after != NULL);
+            count += (uint64_t)(r->kind == KV_UNDO_REMOVED) - (r->kind == KV_UNDO_CREATED);
     }
     return count;
 }
@@ -374,8 +433,8 @@ kv_status kv_undo_collect(kv_table *table, kv_shard *shard, uint64_t lsn, kv_ent
     const kv_undo *start = shard->undo;
     for (const kv_undo *r = shard->undo; r != NULL && r->lsn > lsn; r = r->next)
         if (r->kind == KV_UNDO_CLEAR) {
-            base = r->clear.array;
-            base_count = r->clear.count;
+            base = kv_undo_as_clear(r)->array;
+            base_count = kv_undo_as_clear(r)->count;
             start = r->next;
         }
     size_t changes = 0;
@@ -392,12 +451,12 @@ kv_status kv_undo_collect(kv_table *table, kv_shard *shard, uint64_t lsn, kv_ent
     if (p.records == NULL)
         return kv_fail_nomem(err, (p.mask + 1) * sizeof *p.records);
     for (const kv_undo *r = start; r != NULL && r->lsn > lsn; r = r->next)
-        *past_find(&p, r->change.hash, kv_entry_key(record_entry(r))) = r; /* older ones come later, and win */
+        *past_find(&p, r->hash, kv_entry_key(kv_undo_entry(r))) = r; /* older ones come later, and win */
     c.past = &p;
     kv_array_visit(base, collect_entry, &c);
     for (size_t i = 0; i <= p.mask; i++)
-        if (p.records[i] != NULL && p.records[i]->change.before != NULL)
-            c.entries[c.count++] = p.records[i]->change.before;
+        if (p.records[i] != NULL && kv_undo_before(p.records[i]) != NULL)
+            c.entries[c.count++] = kv_undo_before(p.records[i]);
     kv_mem_free(p.records);
     collector_finish(&c, count);
     return KV_OK;

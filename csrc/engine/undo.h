@@ -12,8 +12,11 @@
  *  - a change without a record has an LSN <= pruned_lsn: states before pruned_lsn cannot be told;
  *  - of several changes of one key between two registered snapshots one record may stand for all
  *    (kv_undo_merge): below merged_lsn only the states at registered snapshots can be told;
- *  - the record of a replaced or removed entry holds the table's reference to it;
- *  - `after` needs none: while the record lives, its entry is in the table, or in a newer record.
+ *  - a record has one entry, which tells the key.  That of a replaced or removed entry has this one, with the
+ *    table's reference to it;
+ *  - that of a key which was absent has what was put, and no reference: the next newer record of the key
+ *    holds the same entry, or the array of the next newer clear, or the table.  So in a list that is whole, such an
+ *    entry lives as long as its record.  In a list of dead records nobody looks at it.
  */
 #ifndef KV_ENGINE_UNDO_H
 #define KV_ENGINE_UNDO_H
@@ -21,47 +24,72 @@
 #include "table.h"
 
 typedef enum kv_undo_kind {
-    KV_UNDO_CHANGE, /* one key: put, replaced or removed */
-    KV_UNDO_CLEAR,  /* the whole shard was emptied */
-    KV_UNDO_MERGED, /* inside kv_undo_merge only */
+    KV_UNDO_CREATED,  /* the key was absent; `entry`: what was put */
+    KV_UNDO_REPLACED, /* `entry`: what was there before */
+    KV_UNDO_REMOVED,  /* the same, and the key is absent now */
+    KV_UNDO_CLEAR,    /* the whole shard was emptied: it is a kv_undo_clear */
 } kv_undo_kind;
 
+/* While a snapshot or a checkpoint's walk holds back what is replaced, each overwritten key costs one of these. */
 struct kv_undo {
     kv_undo *next; /* older */
     uint64_t lsn;  /* of the change */
-    union {
-        struct {
-            uint64_t hash;
-            kv_entry *before; /* NULL: the key was absent */
-            kv_entry *after;  /* NULL: the key was removed */
-        } change;
-        struct {
-            kv_array array; /* with all its entries and their references */
-            uint64_t data_bytes;
-            uint32_t count;
-            uint32_t expiring;
-        } clear;
-    };
-    uint8_t kind;
-    uint8_t stripe; /* of the pool it came from */
+    uint64_t hash;
+    /* The pool gives no memory whose address is longer (pool.c). */
+    uint64_t entry : 48;  /* kv_undo_entry; 0 in a clear */
+    uint64_t kind : 8;
+    uint64_t stripe : 7;  /* of the pool it came from */
+    uint64_t dropped : 1; /* inside kv_undo_merge only: another record stands for it now */
 };
+static_assert(sizeof(kv_undo) == 32, "a size class of the pool, and two in a cache line");
+static_assert(KV_POOL_STRIPES <= 128, "a stripe has 7 bits");
+
+typedef struct kv_undo_clear {
+    kv_undo record; /* without a hash and an entry */
+    kv_array array; /* with all its entries and their references */
+    uint64_t data_bytes;
+    uint32_t count;
+    uint32_t expiring;
+} kv_undo_clear;
 
 /* NULL when there is no memory. */
 kv_undo *kv_undo_create(kv_table *table, uint64_t hash);
-/* `count` of them; false (and none): there is no memory. */
+kv_undo *kv_undo_create_clear(kv_table *table);
+/* `count` of them, for changes; false (and none): there is no memory. */
 bool kv_undo_create_many(kv_table *table, unsigned stripe, kv_undo **records, size_t count);
 /* A record that was never pushed (NULL is allowed). */
 void kv_undo_discard(kv_table *table, kv_undo *record);
 
-/* Fills a record, but for its place in a list. */
-static inline void kv_undo_set_change(kv_undo *record, uint64_t lsn, uint64_t hash,
-                                      kv_entry *before, kv_entry *after) {
-    record->lsn = lsn;
-    record->kind = KV_UNDO_CHANGE;
-    record->change.hash = hash;
-    record->change.before = before;
-    record->change.after = after;
+static inline kv_entry *kv_undo_entry(const kv_undo *record) {
+    return (kv_entry *)(uintptr_t)record->entry;
 }
+
+static inline void kv_undo_set_entry(kv_undo *record, const kv_entry *entry) {
+    record->entry = (uintptr_t)entry & (UINT64_MAX >> 16);
+}
+
+/* What the changed key had before; NULL: it was absent. */
+static inline kv_entry *kv_undo_before(const kv_undo *record) {
+    return record->kind == KV_UNDO_CREATED ? NULL : kv_undo_entry(record);
+}
+
+static inline const kv_undo_clear *kv_undo_as_clear(const kv_undo *record) {
+    assert(record->kind == KV_UNDO_CLEAR);
+    return (const kv_undo_clear *)record;
+}
+
+/* Fills a record, but for its place in a list.  One of `before` and `after` may be NULL: absent. */
+static inline void kv_undo_set_change(kv_undo *record, uint64_t lsn, uint64_t hash,
+                                      const kv_entry *before, const kv_entry *after) {
+    assert(before != NULL || after != NULL);
+    record->lsn = lsn;
+    record->hash = hash;
+    record->kind = before == NULL ? KV_UNDO_CREATED : after != NULL ? KV_UNDO_REPLACED : KV_UNDO_REMOVED;
+    kv_undo_set_entry(record, before != NULL ? before : after);
+}
+
+/* The same for a record of kv_undo_create_clear: all that the locked shard has. */
+void kv_undo_set_clear(kv_undo *record, uint64_t lsn, const kv_shard *shard);
 
 /* The locked shard's change `record` (filled but for `next`) becomes its newest. */
 void kv_undo_push(kv_shard *shard, kv_undo *record);

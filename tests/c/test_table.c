@@ -556,7 +556,7 @@ static void test_split_divides_the_records(void) {
         uint64_t last_lsn = UINT64_MAX;
         CHECK_EQ(shard->undo_count, shard->count);
         for (const kv_undo *r = shard->undo; r != NULL; r = r->next) {
-            CHECK(kv_shard_owns(shard, r->change.hash));
+            CHECK(kv_shard_owns(shard, r->hash));
             CHECK(r->lsn < last_lsn);
             last_lsn = r->lsn;
             records++;
