@@ -138,7 +138,7 @@ kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn, kv_undo *dead) {
 typedef struct latest {
     struct latest_slot {
         kv_undo *record;       /* dropped: the key came and went in this interval */
-        const kv_entry *after; /* what the key had at the interval's end; NULL: see entry_after */
+        const kv_entry *after; /* what the key had at the interval's end; NULL: nothing, or see entry_after */
         uint32_t interval;
         uint32_t era;
     } *slots;

@@ -12,11 +12,10 @@
  *  - a change without a record has an LSN <= pruned_lsn: states before pruned_lsn cannot be told;
  *  - of several changes of one key between two registered snapshots one record may stand for all
  *    (kv_undo_merge): below merged_lsn only the states at registered snapshots can be told;
- *  - a record has one entry, which tells the key.  That of a replaced or removed entry has this one, with the
- *    table's reference to it;
- *  - that of a key which was absent has what was put, and no reference: the next newer record of the key
- *    holds the same entry, or the array of the next newer clear, or the table.  So in a list that is whole, such an
- *    entry lives as long as its record.  In a list of dead records nobody looks at it.
+ *  - a record has one entry, which tells the key.  Of a key that was replaced or removed it is the old one, with
+ *    the table's reference to it;
+ *  - of a key that was absent it is what was put, borrowed: the next newer record of the key holds it, or the
+ *    array of the next newer clear, or the table.  Among dead records nobody looks at it any more.
  */
 #ifndef KV_ENGINE_UNDO_H
 #define KV_ENGINE_UNDO_H
@@ -39,7 +38,7 @@ struct kv_undo {
     uint64_t entry : 48;  /* kv_undo_entry; 0 in a clear */
     uint64_t kind : 8;
     uint64_t stripe : 7;  /* of the pool it came from */
-    uint64_t dropped : 1; /* inside kv_undo_merge only: another record stands for it now */
+    uint64_t dropped : 1; /* inside kv_undo_merge only: it is not needed any more */
 };
 static_assert(sizeof(kv_undo) == 32, "a size class of the pool, and two in a cache line");
 static_assert(KV_POOL_STRIPES <= 128, "a stripe has 7 bits");
