@@ -210,14 +210,13 @@ MUTATIONS = (
 
 # ---- Copies of the tree ---------------------------------------------------------------------------
 
+
 def copy_tree(source, target):
     """What the C tests are made of, and what has been made of it (times are kept, so that stays fresh)."""
     target.mkdir()
     for part in ("csrc", "tests", BUILT):
         if (source / part).exists():
-            shutil.copytree(
-                source / part, target / part, ignore=shutil.ignore_patterns("__pycache__", "*.so", "lib*")
-            )
+            shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 @dataclass(frozen=True)
@@ -334,7 +333,7 @@ def main():
     for name in args.names:
         if name not in known:
             parser.error(f"there is no mutation {name!r}; --list tells which there are")
-    chosen = [known[name] for name in args.names] or list(MUTATIONS)
+    chosen = [known[name] for name in dict.fromkeys(args.names)] or list(MUTATIONS)
     if args.list:
         for m in chosen:
             print(f"{m.name:16} {m.breaks}\n{'':16} {m.file}; {', '.join(m.tests)}")
