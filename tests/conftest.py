@@ -49,6 +49,9 @@ def pytest_addoption(parser):
     group.addoption(
         "--fuzz-seconds", type=int, default=0, help="how long each fuzz target runs under libFuzzer"
     )
+    group.addoption(
+        "--mutations", action="store_true", help="break the store on purpose, too (tests/mutations.py)"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -599,7 +599,8 @@ static void *loop_main(void *arg) {
         }
         if (atomic_load(&loop->park))
             kv_server_park(server, loop);
-        carried = commit(loop, events);
+        if (!ended) /* nobody would take a wait that is made now; kv_close commits what is left */
+            carried = commit(loop, events);
     }
     return NULL;
 }

@@ -663,6 +663,34 @@ static void test_torn_tail_or_damage(void) {
     }
 }
 
+/* Where the next frame would stand is one that the file has from an earlier life, as its salt or its LSN tells: it is
+ * none.  One that differs in neither is. */
+static void test_a_frame_of_an_earlier_life(void) {
+    enum { OTHER_SALT, OTHER_LSN, OWN, CASES };
+    for (int which = 0; which < CASES; which++) {
+        frame frames[4];
+        world *w = world_with_four(KV_SYNC_NEVER, frames);
+        uint8_t bytes[256];
+        kv_frame_header h = frames[3].header;
+        size_t size = (size_t)frames[3].size;
+        uint64_t offset = frames[3].offset + size;
+        kv_record e = {.kind = KV_RECORD_PUT, .last = true, .key = LITERAL("e"), .value = LITERAL("e")};
+        size_t payload = (size_t)(kv_record_encode(&e, bytes + KV_FRAME_HEADER_SIZE) -
+                                  (bytes + KV_FRAME_HEADER_SIZE));
+        h.payload_size = (uint32_t)payload;
+        h.payload_crc = kv_crc32c(0, bytes + KV_FRAME_HEADER_SIZE, payload);
+        h.lsn += which == OTHER_LSN ? size - KV_FRAME_ALIGNMENT : size;
+        h.salt += which == OTHER_SALT;
+        kv_frame_header_encode(&h, bytes);
+        CHECK_EQ(memory_os_poke(w->memory, WORLD_DIR, SEGMENT_1, offset, bytes,
+                                KV_FRAME_HEADER_SIZE + payload), 0);
+        world_open(w);
+        CHECK(has(w, D));
+        CHECK_EQ(has(w, e.key), which == OWN);
+        world_destroy(w);
+    }
+}
+
 /* Only what a frame knows as durable proves something: frames at their place, of this segment. */
 static void test_what_proves_nothing(void) {
     enum { COPIED, OTHER_SALT, OTHER_PLACE, EQUAL_LSN, CASES };
@@ -858,5 +886,5 @@ CHECK_MAIN(TEST(test_every_byte), TEST(test_every_bit_of_the_headers), TEST(test
            TEST(test_newer_version), TEST(test_damaged_frames_are_named),
            TEST(test_senseless_records), TEST(test_random_damage), TEST(test_random_records),
            TEST(test_torn_tail_without_proof), TEST(test_torn_tail_or_damage),
-           TEST(test_what_proves_nothing), TEST(test_long_torn_tail),
+           TEST(test_a_frame_of_an_earlier_life), TEST(test_what_proves_nothing), TEST(test_long_torn_tail),
            TEST(test_torn_tail_in_a_recycled_segment), TEST(test_damage_before_the_last_segment))

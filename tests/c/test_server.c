@@ -288,6 +288,31 @@ static void test_reload_under_load(void) {
     place_close(&p);
 }
 
+/* ---- What a reply waits for --------------------------------------------------------------------------------------- */
+
+static void test_reply_waits_for_the_disk(void) {
+    for (int clients = 1; clients <= 3; clients++) { /* alone on its loop, and not */
+        place p = place_open(true);
+        client *all = calloc((size_t)clients, sizeof *all), *c = all;
+        for (int i = 0; i < clients; i++) {
+            client_open(&all[i], p.server);
+            say(&all[i], "SET a old\r\n");
+            expect(&all[i], "+OK");
+        }
+        fault_os_gate_close(p.w->faults, FAULT_SYNC);
+        say(c, "SET a new\r\n");
+        fault_os_gate_wait(p.w->faults, FAULT_SYNC, 1);
+        usleep(20000); /* time to go wrong */
+        CHECK_EQ(recv(c->fd, c->bytes, 1, MSG_DONTWAIT), -1);
+        fault_os_gate_open(p.w->faults, FAULT_SYNC);
+        expect(c, "+OK");
+        for (int i = 0; i < clients; i++)
+            close(all[i].fd);
+        free(all);
+        place_close(&p);
+    }
+}
+
 /* ---- Syncs that fail ------------------------------------------------------------------------------------------------ */
 
 static void write_in_bad_times(worker *me) {
@@ -315,6 +340,36 @@ static void write_in_bad_times(worker *me) {
     free(c);
 }
 
+/* After a sync that failed the store cannot be closed well. */
+static void place_leave(place *p) {
+    (void)!kv_server_stop(p->server, 1000, NULL); /* it tells of the sync */
+    kv_server_destroy(p->server);
+    kv_destroy(p->w->db);
+    p->w->db = NULL;
+    world_destroy(p->w);
+}
+
+static void test_a_failed_sync_is_told(void) {
+    place p = place_open(true);
+    client *c = calloc(1, sizeof *c);
+    client_open(c, p.server);
+    say(c, "SET a old\r\n");
+    expect(c, "+OK");
+    memory_os_fail_sync(p.w->memory, 1, EIO);
+    say(c, "SET a new\r\nGET a\r\nPING\r\n");
+    for (int i = 0; i < 2; i++) { /* the write, and the read that saw it */
+        const char *line = hear(c);
+        CHECK(line != NULL && line[0] == '-');
+    }
+    expect(c, "+PONG");
+    say(c, "GET a\r\n");
+    expect(c, "$3");
+    expect(c, "old");
+    close(c->fd);
+    free(c);
+    place_leave(&p);
+}
+
 static void test_failing_syncs(void) {
     place p = place_open(true);
     memory_os_fail_sync(p.w->memory, 20, EIO);
@@ -323,12 +378,9 @@ static void test_failing_syncs(void) {
         crew_add(&c, write_in_bad_times, &p);
     crew_join(&c);
     CHECK(atomic_load(&p.increments) > 0);
-    (void)!kv_server_stop(p.server, 1000, NULL); /* it tells of the sync */
-    kv_server_destroy(p.server);
-    kv_destroy(p.w->db); /* after a failed sync it cannot be closed well */
-    p.w->db = NULL;
-    world_destroy(p.w);
+    place_leave(&p);
 }
 
 CHECK_MAIN(TEST(test_all_at_once_in_memory), TEST(test_all_at_once_durable), TEST(test_stop_under_load),
-           TEST(test_reload_under_load), TEST(test_failing_syncs))
+           TEST(test_reload_under_load), TEST(test_reply_waits_for_the_disk), TEST(test_a_failed_sync_is_told),
+           TEST(test_failing_syncs))
