@@ -289,7 +289,9 @@ static uint8_t kind_at(world *w, const char *name, uint64_t offset) {
 static void test_end_frame_is_made_up_for(void) {
     static uint8_t value[3950]; /* which has no room in the first segment */
     bool seen = false;
-    for (uint64_t nth = 1; !seen && nth < 40; nth++) {
+    /* The keeper's calls count, too, and may stand where the moment would be: then once more from the start. */
+    for (unsigned i = 0; !seen && i < 10 * 40; i++) {
+        uint64_t nth = 1 + i % 40;
         world *w = world_create();
         w->options.segment_size_max = WORLD_SEGMENT_SIZE;
         world_open(w);
