@@ -162,6 +162,7 @@ typedef struct kv_stats {
     uint64_t evicted;          /* keys removed for want of memory since open */
     uint64_t memory_charged;   /* what max_memory bounds: keys, values and KV_ITEM_CHARGE an item */
     uint64_t max_memory;       /* 0: no bound */
+    kv_when_full when_full;
     kv_error checkpoint_error; /* of the last one; status KV_OK when it succeeded */
     kv_error load_error;       /* KV_OK, or why a part of the checkpoint could not be loaded */
 } kv_stats;

@@ -182,6 +182,33 @@ def test_forked_child(memory):
         assert raw.ask("PING") == b"PONG" and server.running
 
 
+def test_child_that_lives_on(memory):
+    """It has copies of all descriptors, and yet connections end and the port is free again."""
+    with pykv.serve(memory, port=0) as server:
+        clients = [Raw(server.address) for _ in range(20)]
+        assert clients[-1].ask("PING") == b"PONG"
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(2 * PATIENCE)
+            os._exit(0)
+        try:
+            for client in clients[:10]:
+                client.send(request("SET", "a", "b") + request("QUIT"))
+                assert client.reply() == b"OK" and client.reply() == b"OK" and client.at_end()
+            for client in clients[10:15]:
+                client.socket.shutdown(socket.SHUT_RDWR)  # of which the child has a copy, too
+            wait_until(lambda: server._figures()["clients"] == 5)
+            with Raw(server.address) as raw:
+                assert raw.ask("GET", "a") == b"b"
+            server.stop()
+            assert all(client.at_end() for client in clients[15:])
+            with pykv.serve(memory, port=server.port) as again, Raw(again.address) as raw:
+                assert raw.ask("GET", "a") == b"b"
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
 def test_interpreter_exit(tmp_path):
     program = (
         "import pykv, sys\n"

@@ -132,6 +132,39 @@ def test_modes_that_do_not_wait(tmp_path, sync):
         assert store["n"] == b"1000"  # the kernel has what was acknowledged
 
 
+def test_commands_that_wait_for_what_is_pending(tmp_path):
+    """In a pipeline behind writes, beside others that write."""
+    with serving(tmp_path / "s", "--enable-debug-commands") as process:
+        stop = threading.Event()
+
+        def write():
+            with Raw(process.address) as raw:
+                while not stop.is_set():
+                    raw.send(request("INCR", "m") * 20)
+                    for _ in range(20):
+                        assert isinstance(raw.reply(), int)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        with Raw(process.address) as raw:
+            for i in range(10):
+                raw.send(
+                    request("SET", "a", i)
+                    + request("SAVE")
+                    + request("INCR", "n")
+                    + b'"DE\\x42UG" "RELOAD"\r\n'  # unescaped in place, and run later
+                    + request("GET", "a")
+                    + request("SET", "a", "x")
+                    + request("SAVE")
+                )
+            for i in range(10):
+                expected = [b"OK", b"OK", i + 1, b"OK", b"%d" % i, b"OK", b"OK"]
+                assert [raw.reply() for _ in range(7)] == expected
+        stop.set()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
 def set_until_killed(address, number, acknowledged, pipeline):
     """Sets keys of its own until the server is gone; notes what was acknowledged."""
     rng = random.Random(number)

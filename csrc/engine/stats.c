@@ -104,6 +104,7 @@ kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) {
         .evicted = atomic_load_explicit(&store->evicted, memory_order_relaxed),
         .memory_charged = t.charge,
         .max_memory = store->options.max_memory,
+        .when_full = store->options.when_full,
     };
     stats->shards_loaded =
         stats->shards - atomic_load_explicit(&store->table.unloaded, memory_order_relaxed);

@@ -108,7 +108,7 @@ static void add_memory(info *i) {
                  "used_memory_overhead:%" PRIu64 "\r\nused_memory_startup:0\r\nused_memory_dataset:%" PRIu64
                  "\r\nused_memory_lua:0\r\nmaxmemory:%" PRIu64 "\r\nmaxmemory_human:%s\r\nmaxmemory_policy:%s\r\n",
                  used > i->store.data_bytes ? used - i->store.data_bytes : 0, i->store.data_bytes, i->store.max_memory,
-                 human_size(i->store.max_memory, a), "noeviction");
+                 human_size(i->store.max_memory, a), kv_memory_policy(&i->store));
     kv_text_addf(&i->text,
                  "memory_charged:%" PRIu64 "\r\nmem_fragmentation_ratio:%.2f\r\nmem_clients_normal:%" PRIu64
                  "\r\nmem_clients_slaves:0\r\nmem_aof_buffer:0\r\nmem_allocator:pools\r\nactive_defrag_running:0\r\n"
@@ -120,9 +120,9 @@ static void add_persistence(info *i) {
     bool is_durable = !kv_is_memory_only(i->c->db);
     kv_text_addf(&i->text,
                  "# Persistence\r\nloading:0\r\nasync_loading:0\r\ncurrent_cow_size:0\r\n"
-                 "rdb_changes_since_last_save:%" PRIu64 "\r\nrdb_bgsave_in_progress:0\r\nrdb_last_save_time:%" PRIu64
+                 "rdb_changes_since_last_save:%" PRIu64 "\r\nrdb_bgsave_in_progress:%d\r\nrdb_last_save_time:%" PRIu64
                  "\r\nrdb_last_bgsave_status:%s\r\nrdb_last_bgsave_time_sec:-1\r\nrdb_current_bgsave_time_sec:-1\r\n",
-                 i->store.commits, kv_last_save_time(i->c), i->store.checkpoint_error.status == KV_OK ? "ok" : "err");
+                 i->store.commits, kv_server_is_saving(i->c->server), kv_last_save_time(i->c), i->store.checkpoint_error.status == KV_OK ? "ok" : "err");
     kv_text_addf(&i->text,
                  "rdb_saves:%" PRIu64 "\r\naof_enabled:%d\r\naof_rewrite_in_progress:0\r\naof_rewrite_scheduled:0\r\n"
                  "aof_last_rewrite_time_sec:-1\r\naof_current_rewrite_time_sec:-1\r\naof_last_bgrewrite_status:%s\r\n"

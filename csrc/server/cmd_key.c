@@ -197,12 +197,18 @@ enum { WALK_SLICE = 1024 };
 typedef struct found_keys {
     kv_text_buffer bytes;
     size_t count;
-    kv_bytes pattern; /* data NULL: all */
+    bool is_filtered;
+    kv_bytes pattern; /* if it is */
 } found_keys;
+
+static void filter(found_keys *f, kv_bytes pattern) {
+    f->is_filtered = pattern.size != 1 || *(const char *)pattern.data != '*';
+    f->pattern = pattern;
+}
 
 static void note_key(void *arg, const kv_item *item) {
     found_keys *f = arg;
-    if (f->pattern.data != NULL && !kv_glob_match(f->pattern, item->key, false))
+    if (f->is_filtered && !kv_glob_match(f->pattern, item->key, false))
         return;
     uint32_t size = (uint32_t)item->key.size;
     kv_text_add(&f->bytes, &size, sizeof size);
@@ -221,13 +227,10 @@ static void reply_keys(kv_client *c, const found_keys *f) {
     }
 }
 
-static bool is_all(kv_bytes pattern) {
-    return pattern.size == 1 && *(const char *)pattern.data == '*';
-}
-
 kv_run kv_cmd_keys(kv_client *c, const kv_bytes *argv, size_t argc) {
     (void)argc;
-    found_keys f = {.pattern = is_all(argv[1]) ? (kv_bytes){0} : argv[1]};
+    found_keys f = {0};
+    filter(&f, argv[1]);
     uint64_t position = 0;
     kv_error err;
     kv_status status;
@@ -279,7 +282,7 @@ kv_run kv_cmd_scan(kv_client *c, const kv_bytes *argv, size_t argc) {
                 return KV_RUN_DONE;
             }
         } else if (i + 1 < argc && kv_word_is(argv[i], "match")) {
-            f.pattern = is_all(argv[i + 1]) ? (kv_bytes){0} : argv[i + 1];
+            filter(&f, argv[i + 1]);
         } else if (i + 1 < argc && kv_word_is(argv[i], "type")) {
             any_type = kv_word_is(argv[i + 1], "string");
         } else {

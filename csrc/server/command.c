@@ -285,7 +285,7 @@ kv_run kv_command_call(kv_client *c, const kv_command *command, kv_txn *t, const
                       c->errors != errors || (t != NULL && *status < 0));
     kv_config *config = kv_server_config(c->server);
     uint64_t slow_us = atomic_load_explicit(&config->slowlog_slower_than_us, memory_order_relaxed);
-    if (duration_ns / 1000 >= slow_us && command->function != kv_cmd_exec)
+    if (duration_ns / 1000 >= slow_us && (command->flags & KV_CMD_NO_SLOWLOG) == 0)
         kv_slow_add(counters, atomic_load_explicit(&config->slowlog_max_len, memory_order_relaxed),
                     kv_clock_ms(c->db) / 1000, duration_ns / 1000, argv, argc, c->address,
                     c->name != NULL ? c->name : "");
@@ -400,5 +400,19 @@ kv_run kv_run_subcommand(kv_client *c, const kv_subcommands *subcommands, const 
     if (row != NULL)
         return row->function(c, argv, argc);
     kv_reply_help(c, subcommands);
+    return KV_RUN_DONE;
+}
+
+kv_run kv_answer_ok(kv_client *c, const kv_bytes *argv, size_t argc) {
+    (void)argv;
+    (void)argc;
+    kv_reply_ok(&c->reply);
+    return KV_RUN_DONE;
+}
+
+kv_run kv_answer_empty(kv_client *c, const kv_bytes *argv, size_t argc) {
+    (void)argv;
+    (void)argc;
+    kv_reply_array(&c->reply, 0);
     return KV_RUN_DONE;
 }

@@ -84,6 +84,10 @@ void kv_reply_help(kv_client *c, const kv_subcommands *subcommands);
 void kv_refuse_subcommand(kv_client *c, const char *name, kv_bytes subcommand);
 void kv_refuse_form(kv_client *c, const char *name, kv_bytes subcommand); /* the number of its arguments is wrong */
 
+/* For subcommands with nothing to say. */
+kv_run kv_answer_ok(kv_client *c, const kv_bytes *argv, size_t argc);
+kv_run kv_answer_empty(kv_client *c, const kv_bytes *argv, size_t argc); /* an empty array */
+
 /* ---- MULTI (cmd_multi.c) ------------------------------------------------------------------------------------ */
 
 bool kv_multi_is_open(const kv_client *c);
@@ -104,8 +108,9 @@ void kv_text_addf(kv_text_buffer *b, const char *format, ...) KV_PRINTF(2, 3);
 void kv_text_add(kv_text_buffer *b, const void *bytes, size_t size);
 void kv_text_free(kv_text_buffer *b);
 
-/* CONFIG's rows that the store knows; NULL: none of those.  `value` has KV_CONFIG_VALUE_SIZE bytes. */
+/* CONFIG's rows that the store knows; false: it is none of those.  `value` has KV_CONFIG_VALUE_SIZE bytes. */
 bool kv_store_config(kv_client *c, const char *name, char *value);
+const char *kv_memory_policy(const kv_stats *stats); /* what happens at maxmemory, in Redis's words */
 /* When the last checkpoint was made, in seconds since 1970; without one, when the server started. */
 uint64_t kv_last_save_time(kv_client *c);
 /* One line of CLIENT LIST and INFO. */

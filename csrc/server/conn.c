@@ -184,7 +184,11 @@ void kv_conn_close(kv_conn *conn) {
     kv_pubsub_leave(&conn->client);
     kv_tls_destroy(conn->tls);
     conn->tls = NULL;
-    close(conn->fd); /* which takes it out of the poll */
+    /* A forked child may have copies of both descriptors: then close alone would neither end the connection nor take it
+     * out of the poll. */
+    (void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, conn->fd, NULL);
+    (void)shutdown(conn->fd, SHUT_RDWR);
+    close(conn->fd);
     conn->fd = -1;
     drop_partial(conn);
     list_remove(&loop->idle, IDLE, conn);

@@ -227,6 +227,7 @@ static void unlisten(kv_server *server) {
             if (dir >= 0)
                 close(dir);
         }
+        (void)shutdown(server->listeners[i].fd, SHUT_RDWR); /* also for the copy that a forked child has */
         close(server->listeners[i].fd);
     }
     server->listener_count = 0;
@@ -469,6 +470,13 @@ bool kv_server_checkpoint_in_background(kv_server *server) {
     }
     UNLOCK(server);
     return result == 0;
+}
+
+bool kv_server_is_saving(kv_server *server) {
+    LOCK(server);
+    bool saving = server->saving;
+    UNLOCK(server);
+    return saving;
 }
 
 /* ---- Reloading --------------------------------------------------------------------------------------------------------------- */

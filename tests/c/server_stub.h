@@ -69,6 +69,10 @@ bool kv_server_checkpoint_in_background(kv_server *server) {
     return server->checkpoints_asked++ == 0;
 }
 
+bool kv_server_is_saving(kv_server *server) {
+    return server->checkpoints_asked > 0;
+}
+
 kv_status kv_server_reload(kv_server *server, kv_client *caller, kv_error *err) {
     (void)caller;
     (void)err;
