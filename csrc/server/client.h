@@ -49,6 +49,8 @@ void kv_client_fini(kv_client *c);
  * where there is no password. */
 void kv_client_reset(kv_client *c);
 
+/* What it keeps beside its buffers: the queue of MULTI, and what it watches. */
+uint64_t kv_client_kept_bytes(const kv_client *c);
 /* Is it in RESP2 and subscribed, so that only few commands are allowed? */
 bool kv_client_is_subscriber(const kv_client *c);
 

@@ -63,13 +63,15 @@ kv_status kv_step_setbit(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t a
     kv_status status = kv_txn_get(t, argv[1], &old, err);
     if (status < 0)
         return status;
+    kv_reply_integer(&c->reply, bit_at(old.value, offset));
+    if (offset >> 3 < old.value.size && bit_at(old.value, offset) == bit)
+        return KV_OK; /* no write where nothing changes */
     size_t size;
     uint8_t *bytes = grown_copy(t, old.value, (offset >> 3) + 1, &size, err);
     if (bytes == NULL)
         return KV_ERR_NOMEM;
     uint8_t mask = (uint8_t)(0x80u >> (offset & 7));
     bytes[offset >> 3] = bit != 0 ? bytes[offset >> 3] | mask : bytes[offset >> 3] & (uint8_t)~mask;
-    kv_reply_integer(&c->reply, bit_at(old.value, offset));
     return kv_txn_put(t, argv[1], (kv_bytes){bytes, size}, old.expiry, err);
 }
 
@@ -448,7 +450,9 @@ static kv_status step_bitfield(kv_client *c, kv_txn *t, const kv_bytes *argv, si
         is_changed = true;
         kv_reply_integer(&c->reply, op.kind == OP_SET ? now : new);
     }
-    return is_changed ? kv_txn_put(t, argv[1], value, old.expiry, err) : KV_OK;
+    /* As in Redis, the value has grown even when all that was to be written did not fit. */
+    bool has_grown = value.size > old.value.size;
+    return is_changed || has_grown ? kv_txn_put(t, argv[1], value, old.expiry, err) : KV_OK;
 }
 
 kv_status kv_step_bitfield(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t argc, kv_error *err) {

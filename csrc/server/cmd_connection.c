@@ -216,8 +216,10 @@ void kv_client_describe(const kv_client *client, uint64_t now_ns, kv_text_buffer
     kv_text_addf(b, " sub=%zu psub=%zu ssub=0 multi=%d", is_subscribed ? kv_pubsub_count_kind(client, KV_PUBSUB_CHANNEL) : 0,
                  is_subscribed ? kv_pubsub_count_kind(client, KV_PUBSUB_PATTERN) : 0,
                  kv_multi_is_open(client) ? (int)kv_multi_count(client) : -1);
-    kv_text_addf(b, " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%zu events=r",
-                 client->reply.memory_bytes, client->reply.memory_bytes);
+    kv_text_addf(b, " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=%" PRIu64 " rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%" PRIu64
+                    " events=r",
+                 kv_client_kept_bytes(client), client->reply.memory_bytes,
+                 kv_client_kept_bytes(client) + client->reply.memory_bytes);
     kv_text_addf(b, " cmd=%s user=default redir=-1 resp=%u lib-name=%s lib-ver=%s tot-cmds=%" PRIu64 "\n",
                  client->last_command != NULL ? client->last_command->name : "NULL", client->reply.protocol,
                  client->lib_name != NULL ? client->lib_name : "", client->lib_version != NULL ? client->lib_version : "",

@@ -32,7 +32,7 @@ struct kv_multi {
     bool is_bad;   /* a request was refused: EXEC will be, too */
     queued *first, **last;
     size_t count;
-    uint64_t size_bytes; /* of the queue */
+    uint64_t queue_bytes, watched_bytes; /* the entries that are pinned, included */
     watched *watched;
 };
 
@@ -57,7 +57,7 @@ static void forget_queue(kv_multi *m) {
     }
     m->last = &m->first;
     m->count = 0;
-    m->size_bytes = 0;
+    m->queue_bytes = 0;
     m->is_open = m->is_bad = false;
 }
 
@@ -69,6 +69,19 @@ static void forget_watched(kv_multi *m) {
             kv_item_release(&w->item);
         kv_mem_free(w);
     }
+    m->watched_bytes = 0;
+}
+
+uint64_t kv_client_kept_bytes(const kv_client *c) {
+    return c->multi != NULL ? c->multi->queue_bytes + c->multi->watched_bytes : 0;
+}
+
+/* Is there room for so many bytes more? */
+static bool has_room(const kv_client *c, uint64_t more) {
+    uint64_t max = KV_COMMIT_MAX;
+    if (c->server != NULL)
+        max = atomic_load_explicit(&kv_server_config(c->server)->query_buffer_max, memory_order_relaxed);
+    return more <= max && kv_client_kept_bytes(c) <= max - more;
 }
 
 void kv_multi_forget(kv_client *c) {
@@ -97,12 +110,10 @@ void kv_multi_fail(kv_client *c) {
 
 void kv_multi_queue(kv_client *c, const kv_command *command, const kv_bytes *argv, size_t argc) {
     kv_multi *m = c->multi;
-    uint64_t size = sizeof(queued) + argc * sizeof *argv, max = KV_COMMIT_MAX;
+    uint64_t size = sizeof(queued) + argc * sizeof *argv;
     for (size_t i = 0; i < argc; i++)
         size += argv[i].size;
-    if (c->server != NULL)
-        max = atomic_load_explicit(&kv_server_config(c->server)->query_buffer_max, memory_order_relaxed);
-    if (size > max || m->size_bytes > max - size) {
+    if (!has_room(c, size)) {
         m->is_bad = true;
         kv_refuse(c, "ERR the transaction is too large (client-query-buffer-limit)");
         return;
@@ -128,7 +139,7 @@ void kv_multi_queue(kv_client *c, const kv_command *command, const kv_bytes *arg
     *m->last = q;
     m->last = &q->next;
     m->count++;
-    m->size_bytes += size;
+    m->queue_bytes += size;
     kv_reply_status(&c->reply, "QUEUED");
 }
 
@@ -161,8 +172,12 @@ kv_run kv_cmd_discard(kv_client *c, const kv_bytes *argv, size_t argc) {
 
 /* ---- Watching ------------------------------------------------------------------------------------------ */
 
+enum { LOOKED_AT = 100 };
+
+/* Of the newest: a key that is watched twice does no harm, and looking through thousands for each of thousands would. */
 static bool is_watched(const kv_multi *m, kv_bytes key) {
-    for (const watched *w = m->watched; w != NULL; w = w->next)
+    const watched *w = m->watched;
+    for (int i = 0; i < LOOKED_AT && w != NULL; i++, w = w->next)
         if (kv_bytes_equal(w->key, key))
             return true;
     return false;
@@ -184,6 +199,7 @@ static kv_status watch(kv_client *c, kv_multi *m, kv_bytes key, kv_error *err) {
     w->key = (kv_bytes){w + 1, key.size};
     w->next = m->watched;
     m->watched = w;
+    m->watched_bytes += sizeof *w + key.size + (w->is_found ? w->item.value.size : 0);
     return KV_OK;
 }
 
@@ -197,7 +213,13 @@ kv_run kv_cmd_watch(kv_client *c, const kv_bytes *argv, size_t argc) {
     if (m == NULL)
         return KV_RUN_DONE;
     for (size_t i = 1; i < argc; i++) {
-        if (!is_watched(m, argv[i]) && watch(c, m, argv[i], &err) < 0) {
+        if (is_watched(m, argv[i]))
+            continue;
+        if (!has_room(c, argv[i].size)) {
+            kv_refuse(c, "ERR too much is watched (client-query-buffer-limit)");
+            return KV_RUN_DONE;
+        }
+        if (watch(c, m, argv[i], &err) < 0) {
             kv_refuse_failure(c, &err);
             return KV_RUN_DONE;
         }

@@ -274,6 +274,7 @@ static void note_end(kv_wait *wait, kv_status status, const kv_error *err) {
     wait->status = status;
     if (status < 0)
         wait->failure = describe(err);
+    kv_ticket_forget(&wait->ticket); /* ended by now, unless the handle was closed */
 }
 
 void kv_loop_finish_waits(kv_loop *loop) {

@@ -222,8 +222,9 @@ static inline stub *stub_create(kv_db *db) {
     stub *s = calloc(1, sizeof *s);
     kv_error err;
     CHECK(s != NULL);
-    s->config = kv_config_default();
-    s->config.debug_commands = true;
+    kv_config config = kv_config_default();
+    config.debug_commands = true;
+    CHECK_OK(kv_config_copy(&config, &s->config, &err), &err);
     s->db = db;
     CHECK_OK(kv_counters_init(&s->counters, kv_command_count(), STUB_CLIENTS_MAX, &err), &err);
     return s;
@@ -248,6 +249,7 @@ static inline void stub_destroy(stub *s) {
         free(s->clients[i]);
     }
     kv_counters_fini(&s->counters);
+    kv_config_free(&s->config);
     free(s);
 }
 
