@@ -316,6 +316,9 @@ static const exchange replies_of_bits[] = {
     EXCHANGE("exists nosuch", ":0\n"),
     EXCHANGE("bitfield_ro bf get u8 0", "*1\n:143\n"),
     EXCHANGE("bitfield_ro bf set u8 0 1", "-ERR BITFIELD_RO only supports the GET subcommand\n"),
+    EXCHANGE("bitfield_ro bf set u8 0 1 get u65 0",
+             "-ERR Invalid bitfield type. Use something like i16 u8. Note that u64 is not supported but i64 is.\n"),
+    EXCHANGE("bitfield_ro bf overflow sat get u8 0", "*1\n:143\n"),
 };
 
 static const exchange replies_of_keys[] = {
@@ -511,6 +514,12 @@ static const exchange replies_of_multi[] = {
     EXCHANGE("set a", "-ERR wrong number of arguments for 'set' command\n"),
     EXCHANGE("exec", "-EXECABORT Transaction discarded because of previous errors.\n"),
     EXCHANGE("multi", "+OK\n"),
+    EXCHANGE("set a 5", "+QUEUED\n"),
+    EXCHANGE("exec now",
+             "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command\n"),
+    EXCHANGE("exec", "-ERR EXEC without MULTI\n"),
+    EXCHANGE("get a", "$1\n2\n"),
+    EXCHANGE("multi", "+OK\n"),
     EXCHANGE("set q abc", "+QUEUED\n"),
     EXCHANGE("incr q", "+QUEUED\n"),
     EXCHANGE("set q2 5", "+QUEUED\n"),
@@ -698,6 +707,9 @@ static const exchange replies_of_pubsub[] = {
              "in this context\n"),
     EXCHANGE("SET a 1",
              "-ERR Can't execute 'set': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed "
+             "in this context\n"),
+    EXCHANGE("client reply on",
+             "-ERR Can't execute 'client|reply': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed "
              "in this context\n"),
     EXCHANGE("psubscribe c*", "*3\n$10\npsubscribe\n$2\nc*\n:2\n"),
     EXCHANGE("subscribe ch", "*3\n$9\nsubscribe\n$2\nch\n:2\n"),
