@@ -233,7 +233,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     stub *server = stub_create(db);
     server->config.debug_commands = (data[0] & 4) != 0;
     if (data[0] & 2)
-        server->config.password = "secret";
+        DEMAND(kv_config_row_set(&server->config, kv_text("requirepass"), kv_text("secret"), false, &err) == KV_OK);
     session s = {.server = server, .client = stub_client(server, deferred)};
     if (data[0] & 1)
         s.client->reply.protocol = 3;
