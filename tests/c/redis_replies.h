@@ -750,6 +750,8 @@ static const exchange replies_of_server[] = {
     EXCHANGE("config set maxclients abc",
              "-ERR CONFIG SET failed (possibly related to argument 'maxclients') - argument couldn't be parsed "
              "into an integer\n"),
+    EXCHANGE("config set slowlog-max-len 5 Slowlog-max-len 6",
+             "-ERR CONFIG SET failed (possibly related to argument 'Slowlog-max-len') - duplicate parameter\n"),
     EXCHANGE("config set slowlog-max-len 5 nosuch 1", "-ERR Unknown option or number of arguments for CONFIG SET - 'nosuch'\n"),
     EXCHANGE("config get slowlog-max-len", "*2\n$15\nslowlog-max-len\n$3\n128\n"),
     EXCHANGE("config set slowlog-max-len 64", "+OK\n"),

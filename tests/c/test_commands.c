@@ -691,6 +691,10 @@ static void test_client_reply(void) {
     ask(s.c, "incr a", "");
     ask(s.c, "ping", "");
     ask(s.c, "exec", "");
+    /* What tells of channels is no reply. */
+    ask(s.c, "subscribe ch", "*3\n$9\nsubscribe\n$2\nch\n:1\n");
+    ask(s.c, "unsubscribe", "*3\n$11\nunsubscribe\n$2\nch\n:0\n");
+    ask(s.c, "ping", "");
     ask(s.c, "client reply on", "+OK\n");
     ask(s.c, "get a", "$1\n3\n");
     end(&s);
