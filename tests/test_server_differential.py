@@ -433,6 +433,7 @@ def test_transactions(redis, ours, examples, seed):
         words(b"RENAME", few, few),
         words(b"SETRANGE", few, st.just(b"1"), st.sampled_from([b"", b"x"])),
         words(b"SETBIT", few, st.just(b"1"), bit),
+        words(b"BITFIELD", few, words(st.sampled_from([b"SET", b"INCRBY"]), st.just(b"u2"), st.just(b"6"), st.sampled_from([b"0", b"1"]))),
         words(b"MSETNX", many(few, value)),
         words(b"COPY", few, few),
         words(b"FLUSHALL"),

@@ -447,7 +447,7 @@ static kv_status step_bitfield(kv_client *c, kv_txn *t, const kv_bytes *argv, si
             continue;
         }
         field_set(bytes, &op.f, new);
-        is_changed = true;
+        is_changed |= new != now;
         kv_reply_integer(&c->reply, op.kind == OP_SET ? now : new);
     }
     /* As in Redis, the value has grown even when all that was to be written did not fit. */
