@@ -1,4 +1,4 @@
-"""The clients that everybody has, unchanged, against `pykv.serve`: redis-cli, redis-benchmark, redis-py."""
+"""Clients that everybody has, unchanged, against `pykv.serve`: redis-cli, redis-benchmark, redis-py."""
 
 import asyncio
 import os
@@ -44,7 +44,14 @@ def tool(name):
 def run(*command, status=0, **options):
     # A sanitizer that is loaded into this process is not for that one.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    done = subprocess.run(list(map(str, command)), capture_output=True, timeout=60, env=environment, **options)
+    done = subprocess.run(
+        list(map(str, command)),
+        check=False,
+        capture_output=True,
+        timeout=60,
+        env=environment,
+        **options,
+    )
     assert done.returncode == status, (done.stdout, done.stderr)
     return done.stdout
 
@@ -122,7 +129,9 @@ def test_cli_stat(server, store):
     """One line a second, as long as one looks."""
     store.update({"a": "1", "b": "2"})
     process = subprocess.Popen(
-        [tool("redis-cli"), "-p", str(server.port), "--stat", "-i", "0.05"], stdout=subprocess.PIPE, text=True
+        [tool("redis-cli"), "-p", str(server.port), "--stat", "-i", "0.05"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         lines = [process.stdout.readline() for _ in range(4)]
@@ -145,7 +154,9 @@ def test_cli_pipe(server, store, cli, tmp_path):
         source.put("", "the empty key")
         source.put("expires", "v", ttl=10000)
         items = dict(source.items())
-    dumped = run(sys.executable, "-m", "pykv", "dump", tmp_path / "source", "--format", "redis", cwd=ROOT)
+    dumped = run(
+        sys.executable, "-m", "pykv", "dump", tmp_path / "source", "--format", "redis", cwd=ROOT
+    )
     printed = cli("--pipe", input=dumped)
     assert b"errors: 0" in printed
     assert dict(store.items()) == items
@@ -153,7 +164,10 @@ def test_cli_pipe(server, store, cli, tmp_path):
 
 
 def test_cli_pipe_counts_errors(cli, store):
-    requests = b"".join(b"*3\r\n$3\r\nSET\r\n$1\r\n%d\r\n$1\r\nv\r\n" % i for i in range(10)) + b"*1\r\n$3\r\nGET\r\n"
+    requests = (
+        b"".join(b"*3\r\n$3\r\nSET\r\n$1\r\n%d\r\n$1\r\nv\r\n" % i for i in range(10))
+        + b"*1\r\n$3\r\nGET\r\n"
+    )
     printed = cli("--pipe", input=requests * 500, status=1)
     assert b"errors: 500, replies: 5500" in printed
     assert len(store) == 10
@@ -164,8 +178,20 @@ def test_cli_with_a_password(tmp_path):
     with serving("--memory", env={"PYKV_PASSWORD": "s3cr3t"}) as process:
         port = process.address[1]
         assert b"NOAUTH" in run(path, "-p", port, "GET", "k")
-        assert run(path, "-p", port, "-a", "s3cr3t", "--no-auth-warning", "SET", "k", "v") == b"OK\n"
-        assert run(path, "-u", f"redis://default:s3cr3t@127.0.0.1:{port}", "--no-auth-warning", "GET", "k") == b"v\n"
+        assert (
+            run(path, "-p", port, "-a", "s3cr3t", "--no-auth-warning", "SET", "k", "v") == b"OK\n"
+        )
+        assert (
+            run(
+                path,
+                "-u",
+                f"redis://default:s3cr3t@127.0.0.1:{port}",
+                "--no-auth-warning",
+                "GET",
+                "k",
+            )
+            == b"v\n"
+        )
 
 
 # ---- redis-benchmark -----------------------------------------------------------------------------
@@ -173,8 +199,12 @@ def test_cli_with_a_password(tmp_path):
 
 def test_benchmark(server, store):
     path = tool("redis-benchmark")
-    printed = run(path, "-p", server.port, "-t", "ping,set,get,incr,mset", "-P", 16, "-n", 10000, "-q").decode()
-    finished = re.findall(r"^(.*?): [\d.]+ requests per second", printed.replace("\r", "\n"), re.M)
+    printed = run(
+        path, "-p", server.port, "-t", "ping,set,get,incr,mset", "-P", 16, "-n", 10000, "-q"
+    ).decode()
+    finished = re.findall(
+        r"^(.*?): [\d.]+ requests per second", printed.replace("\r", "\n"), re.MULTILINE
+    )
     assert finished == ["PING_INLINE", "PING_MBULK", "SET", "GET", "INCR", "MSET (10 keys)"]
     assert "rror" not in printed
     assert store["counter:__rand_int__"] == b"10000"
@@ -182,7 +212,23 @@ def test_benchmark(server, store):
 
 def test_benchmark_with_random_keys(server, store):
     path = tool("redis-benchmark")
-    run(path, "-p", server.port, "-r", 1000, "-n", 20000, "-P", 8, "--threads", 2, "-q", "SET", "key:__rand_int__", "__rand_int__")
+    run(
+        path,
+        "-p",
+        server.port,
+        "-r",
+        1000,
+        "-n",
+        20000,
+        "-P",
+        8,
+        "--threads",
+        2,
+        "-q",
+        "SET",
+        "key:__rand_int__",
+        "__rand_int__",
+    )
     assert 900 < len(store) <= 1000
     assert all(re.fullmatch(rb"key:\d{12}", key) for key in store)
 
@@ -211,7 +257,9 @@ def test_commands(client):
     assert client.setbit("bits", 7, 1) == 0 and client.bitcount("bits") == 1
     assert client.bitfield("bits").incrby("u4", 4, 20).get("u8", 0).execute() == [5, 5]
     assert client.copy("k", "copied") and client.rename("copied", "renamed")
-    assert client.restore("restored", 0, client.dump("k")) and client.get("restored") == client.get("k")
+    assert client.restore("restored", 0, client.dump("k")) and client.get("restored") == client.get(
+        "k"
+    )
     assert client.lcs("k", "renamed", len=True) == 4
     assert sorted(client.keys("re*")) == [b"renamed", b"restored"]
     assert client.delete("k", "nothing") == 1 and client.exists("k") == 0
@@ -227,7 +275,9 @@ def test_pipelines(client):
         assert pipe.execute() == [x for i in range(1000) for x in (True, b"%d" % i)]
     with client.pipeline(transaction=False) as pipe:
         replies = pipe.set("k", "text").incr("k").get("k").execute(raise_on_error=False)
-    assert replies[0] is True and replies[2] == b"text" and isinstance(replies[1], redis.ResponseError)
+    assert (
+        replies[0] is True and replies[2] == b"text" and isinstance(replies[1], redis.ResponseError)
+    )
 
 
 def test_transactions(client):
@@ -274,9 +324,15 @@ def test_publish_and_subscribe(client):
             ("psubscribe", b"n*", 3),
         ]
         assert client.publish("news", b"\x00\xff") == 2
-        assert messages(listener, 2) == [("message", b"news", b"\x00\xff"), ("pmessage", b"news", b"\x00\xff")]
+        assert messages(listener, 2) == [
+            ("message", b"news", b"\x00\xff"),
+            ("pmessage", b"news", b"\x00\xff"),
+        ]
         assert set(client.pubsub_channels()) == {b"more", b"news"}
-        assert client.pubsub_numsub("news", "none") in ([(b"news", 1), (b"none", 0)], {b"news": 1, b"none": 0})
+        assert client.pubsub_numsub("news", "none") in (
+            [(b"news", 1), (b"none", 0)],
+            {b"news": 1, b"none": 0},
+        )
         listener.ping("still there")
         assert messages(listener, 1)[0][0::2] == ("pong", b"still there")
         listener.unsubscribe()
@@ -328,7 +384,11 @@ def test_the_connection(client, server):
     assert client.client_info()["name"] == "me"
     hello = client.execute_command("HELLO", client.protocol)
     hello = hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=True))
-    assert hello[b"proto"] == client.protocol and hello[b"mode"] == b"standalone" and hello[b"role"] == b"master"
+    assert (
+        hello[b"proto"] == client.protocol
+        and hello[b"mode"] == b"standalone"
+        and hello[b"role"] == b"master"
+    )
 
 
 def test_a_connection_that_is_killed_comes_back(client, server):
@@ -342,7 +402,10 @@ def test_the_server(client, store):
     client.set("k", "v")
     assert client.dbsize() == 1 == client.info()["db0"]["keys"]
     assert "get" in client.command() and client.command_count() > 100
-    assert client.config_set("slowlog-max-len", 64) and client.config_get("slowlog*")["slowlog-max-len"] == "64"
+    assert (
+        client.config_set("slowlog-max-len", 64)
+        and client.config_get("slowlog*")["slowlog-max-len"] == "64"
+    )
     assert client.slowlog_reset() and client.slowlog_get() == []
     assert client.memory_usage("k") > 0
     assert abs(client.time()[0] - time.time()) < 60
