@@ -403,7 +403,7 @@ def has_meaning_of_its_own(words):
         or (name == b"time" and not many)
         or (name == b"save" and not many)
         or (name == b"scan" and many)
-        or (name in IN_OTHER_WORDS and b"9223372036854775807" in words)
+        or (name in IN_OTHER_WORDS and {b"9223372036854775807", b"-9223372036854775808"} & {*words})
     )
 
 
