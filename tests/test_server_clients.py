@@ -13,6 +13,13 @@ import pytest
 import pykv
 from serving import ROOT, serving
 
+try:
+    import redis
+except ImportError:
+    redis = None
+
+needs_redis_py = pytest.mark.skipif(redis is None, reason="redis-py is not installed")
+
 KEYS = 300
 
 
@@ -235,11 +242,11 @@ def test_benchmark_with_random_keys(server, store):
 
 # ---- redis-py ------------------------------------------------------------------------------------
 
-redis = pytest.importorskip("redis", reason="redis-py is not installed")
-
 
 @pytest.fixture(params=[2, 3])
 def client(request, server):
+    if redis is None:
+        pytest.skip("redis-py is not installed")
     with redis.Redis(port=server.port, protocol=request.param) as client:
         client.protocol = request.param
         yield client
@@ -366,6 +373,7 @@ def test_scan_iter(client):
     assert list(client.scan_iter(_type="hash")) == []
 
 
+@needs_redis_py
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_decoded_responses(server, protocol):
     with redis.Redis(port=server.port, decode_responses=True, protocol=protocol) as client:
