@@ -47,6 +47,9 @@ def pytest_addoption(parser):
         "--seed", type=int, default=None, help="seed of everything random (default: a fresh one)"
     )
     group.addoption(
+        "--examples", type=int, default=80, help="sequences that servers are compared by, of each kind (default: 80)"
+    )
+    group.addoption(
         "--fuzz-seconds", type=int, default=0, help="how long each fuzz target runs under libFuzzer"
     )
     group.addoption(

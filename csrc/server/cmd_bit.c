@@ -399,13 +399,13 @@ static kv_status step_bitfield(kv_client *c, kv_txn *t, const kv_bytes *argv, si
         used = parse_field_op(c, argv + i, argc - i, &op);
         if (used == 0)
             return KV_OK;
-        if (read_only && op.kind != OP_GET) {
-            kv_refuse(c, "ERR BITFIELD_RO only supports the GET subcommand");
-            return KV_OK;
-        }
         replies += op.kind != OP_OVERFLOW;
         if ((op.kind == OP_SET || op.kind == OP_INCRBY) && op.f.offset + op.f.width > end_bit)
             end_bit = op.f.offset + op.f.width;
+    }
+    if (read_only && end_bit > 0) {
+        kv_refuse(c, "ERR BITFIELD_RO only supports the GET subcommand");
+        return KV_OK;
     }
     if (!kv_allow_size(c, (end_bit + 7) / 8))
         return KV_OK;
@@ -447,7 +447,7 @@ static kv_status step_bitfield(kv_client *c, kv_txn *t, const kv_bytes *argv, si
             continue;
         }
         field_set(bytes, &op.f, new);
-        is_changed = true;
+        is_changed |= new != now;
         kv_reply_integer(&c->reply, op.kind == OP_SET ? now : new);
     }
     /* As in Redis, the value has grown even when all that was to be written did not fit. */

@@ -124,10 +124,11 @@ static void add_persistence(info *i) {
                  "\r\nrdb_last_bgsave_status:%s\r\nrdb_last_bgsave_time_sec:-1\r\nrdb_current_bgsave_time_sec:-1\r\n",
                  i->store.commits, kv_server_is_saving(i->c->server), kv_last_save_time(i->c), i->store.checkpoint_error.status == KV_OK ? "ok" : "err");
     kv_text_addf(&i->text,
-                 "rdb_saves:%" PRIu64 "\r\naof_enabled:%d\r\naof_rewrite_in_progress:0\r\naof_rewrite_scheduled:0\r\n"
+                 "rdb_saves:%" PRIu64 "\r\naof_enabled:%d\r\naof_rewrite_in_progress:%d\r\naof_rewrite_scheduled:0\r\n"
                  "aof_last_rewrite_time_sec:-1\r\naof_current_rewrite_time_sec:-1\r\naof_last_bgrewrite_status:%s\r\n"
                  "aof_last_write_status:%s\r\n",
-                 i->store.checkpoints, is_durable, i->store.checkpoint_error.status == KV_OK ? "ok" : "err",
+                 i->store.checkpoints, is_durable, kv_server_is_saving(i->c->server), /* BGREWRITEAOF makes a checkpoint, too */
+                 i->store.checkpoint_error.status == KV_OK ? "ok" : "err",
                  i->store.failed ? "err" : "ok");
     if (is_durable)
         kv_text_addf(&i->text,

@@ -319,6 +319,7 @@ static void exec(kv_client *c, kv_multi *m) {
         for (queued *q = m->first; q != NULL; q = q->next)
             if (q->command->step == NULL)
                 moved += run_aside(c, q, q->position + (uint64_t)moved);
+        c->errors = errors; /* what was queued has failed, not EXEC */
     }
 }
 

@@ -7,15 +7,22 @@
 #include "commands.h"
 #include "glob.h"
 
-/* What SUBSCRIBE and the others tell about one channel: a push in RESP3.  `name` NULL: there was none to leave. */
-static void tell(kv_client *c, const char *what, const kv_bytes *name) {
+/* What SUBSCRIBE and the others tell about one channel: a push in RESP3, and like the messages not a reply that CLIENT REPLY
+ * keeps back.  `name` NULL: there was none to leave.
+ */
+static void tell(kv_client *c, const char *what, const kv_bytes *name, bool leave, kv_pubsub_kind kind) {
+    bool muted = c->reply.muted;
+    c->reply.muted = false;
     kv_reply_push(&c->reply, 3);
     kv_reply_bulk_text(&c->reply, what);
     if (name != NULL)
         kv_reply_bulk(&c->reply, name->data, name->size);
     else
         kv_reply_null(&c->reply);
+    if (leave) /* after its name, which may go with it, and before the count */
+        (void)kv_pubsub_unsubscribe(c, kind, *name);
     kv_reply_integer(&c->reply, (int64_t)kv_pubsub_count(c));
+    c->reply.muted = muted;
 }
 
 static kv_run subscribe(kv_client *c, kv_pubsub_kind kind, const char *what, const kv_bytes *argv, size_t argc) {
@@ -24,31 +31,23 @@ static kv_run subscribe(kv_client *c, kv_pubsub_kind kind, const char *what, con
         if (kv_pubsub_subscribe(c, kind, argv[i], &err) < 0)
             kv_refuse_failure(c, &err);
         else
-            tell(c, what, &argv[i]);
+            tell(c, what, &argv[i], false, kind);
     }
     return KV_RUN_DONE;
 }
 
 static kv_run unsubscribe(kv_client *c, kv_pubsub_kind kind, const char *what, const kv_bytes *argv, size_t argc) {
-    if (argc > 1) {
-        for (size_t i = 1; i < argc; i++) {
-            (void)kv_pubsub_unsubscribe(c, kind, argv[i]);
-            tell(c, what, &argv[i]);
-        }
+    for (size_t i = 1; i < argc; i++)
+        tell(c, what, &argv[i], true, kind);
+    if (argc > 1)
         return KV_RUN_DONE;
-    }
     kv_bytes name;
     if (!kv_pubsub_some(c, kind, &name)) {
-        tell(c, what, NULL);
+        tell(c, what, NULL, false, kind);
         return KV_RUN_DONE;
     }
     do {
-        /* The reply tells the name and then the count without it; the name is gone with it. */
-        kv_reply_push(&c->reply, 3);
-        kv_reply_bulk_text(&c->reply, what);
-        kv_reply_bulk(&c->reply, name.data, name.size);
-        (void)kv_pubsub_unsubscribe(c, kind, name);
-        kv_reply_integer(&c->reply, (int64_t)kv_pubsub_count(c));
+        tell(c, what, &name, true, kind);
     } while (kv_pubsub_some(c, kind, &name));
     return KV_RUN_DONE;
 }

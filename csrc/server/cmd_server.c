@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 #include "../base/mem.h"
@@ -78,6 +79,14 @@ static bool is_so_already(kv_client *c, kv_bytes name, kv_bytes value) {
     return false;
 }
 
+/* Those before it were known parameters and no two the same, so they are few. */
+static bool is_named_before(const kv_bytes *argv, size_t at) {
+    for (size_t i = 2; i < at; i += 2)
+        if (argv[i].size == argv[at].size && strncasecmp(argv[i].data, argv[at].data, argv[i].size) == 0)
+            return true;
+    return false;
+}
+
 static kv_run config_set(kv_client *c, const kv_bytes *argv, size_t argc) {
     if (argc % 2 != 0) {
         kv_refuse_arity(c, "config|set");
@@ -86,6 +95,11 @@ static kv_run config_set(kv_client *c, const kv_bytes *argv, size_t argc) {
     for (int dry = 1; dry >= 0; dry--) { /* all or nothing, as far as the values go */
         for (size_t i = 2; i < argc; i += 2) {
             kv_error err;
+            if (dry && is_named_before(argv, i)) {
+                kv_refusef(c, "ERR CONFIG SET failed (possibly related to argument '%.*s') - duplicate parameter",
+                           KV_TEXT(argv[i], 128u));
+                return KV_RUN_DONE;
+            }
             if (is_so_already(c, argv[i], argv[i + 1]))
                 continue;
             kv_status status = kv_config_row_set(kv_server_config(c->server), argv[i], argv[i + 1], dry, &err);

@@ -292,12 +292,38 @@ kv_run kv_command_call(kv_client *c, const kv_command *command, kv_txn *t, const
     return run;
 }
 
+/* With its subcommand, as errors name it. */
+static void full_name(const kv_command *command, const kv_bytes *argv, size_t argc, char *name, size_t size) {
+    const kv_subcommands *subcommands = subcommands_of[kv_command_index(command)];
+    const kv_subcommand *row = subcommands != NULL && argc > 1 ? kv_subcommand_find(subcommands, argv[1]) : NULL;
+    (void)snprintf(name, size, "%s%s%s", command->name, row != NULL ? "|" : "", row != NULL ? row->name : "");
+}
+
+static void refuse_subscriber(kv_client *c, const kv_command *command, const kv_bytes *argv, size_t argc) {
+    char name[64];
+    full_name(command, argv, argc, name, sizeof name);
+    kv_refusef(c,
+               "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
+               "allowed in this context",
+               name);
+}
+
+/* EXEC ends its transaction even so. */
+static void refuse_by_arity(kv_client *c, const kv_command *command) {
+    if (command->function != kv_cmd_exec) {
+        kv_refuse_arity(c, command->name);
+        return;
+    }
+    kv_multi_forget(c);
+    kv_refuse(c, "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command");
+}
+
 /* Says why the request must not run, or be queued, now; false: it may. */
 static bool refuse(kv_client *c, const kv_command *command, const kv_bytes *argv, size_t argc) {
     if (command == NULL)
         refuse_unknown(c, argv, argc);
     else if (!arity_fits(command->arity, argc))
-        kv_refuse_arity(c, command->name);
+        refuse_by_arity(c, command);
     else if (subcommands_of[kv_command_index(command)] != NULL && refuse_by_subcommand(c, command, argv, argc))
         return true;
     else if (!c->authenticated && (command->flags & KV_CMD_NO_AUTH) == 0)
@@ -305,10 +331,7 @@ static bool refuse(kv_client *c, const kv_command *command, const kv_bytes *argv
     else if (!keys_fit(command, argv, argc))
         kv_refusef(c, "ERR key exceeds maximum allowed size (%u bytes)", KV_KEY_MAX);
     else if ((command->flags & KV_CMD_SUBSCRIBED) == 0 && c->subscriptions != NULL && kv_client_is_subscriber(c))
-        kv_refusef(c,
-                   "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
-                   "allowed in this context",
-                   command->name);
+        refuse_subscriber(c, command, argv, argc);
     else if ((command->flags & KV_CMD_NO_MULTI) != 0 && c->multi != NULL && kv_multi_is_open(c))
         kv_refuse(c, "ERR Command not allowed inside a transaction");
     else

@@ -316,6 +316,9 @@ static const exchange replies_of_bits[] = {
     EXCHANGE("exists nosuch", ":0\n"),
     EXCHANGE("bitfield_ro bf get u8 0", "*1\n:143\n"),
     EXCHANGE("bitfield_ro bf set u8 0 1", "-ERR BITFIELD_RO only supports the GET subcommand\n"),
+    EXCHANGE("bitfield_ro bf set u8 0 1 get u65 0",
+             "-ERR Invalid bitfield type. Use something like i16 u8. Note that u64 is not supported but i64 is.\n"),
+    EXCHANGE("bitfield_ro bf overflow sat get u8 0", "*1\n:143\n"),
 };
 
 static const exchange replies_of_keys[] = {
@@ -510,6 +513,23 @@ static const exchange replies_of_multi[] = {
     EXCHANGE("multi", "+OK\n"),
     EXCHANGE("set a", "-ERR wrong number of arguments for 'set' command\n"),
     EXCHANGE("exec", "-EXECABORT Transaction discarded because of previous errors.\n"),
+    EXCHANGE("bitfield bits set u8 0 5", "*1\n:0\n"),
+    EXCHANGE("watch bits", "+OK\n"),
+    EXCHANGE("bitfield bits set u8 0 5 incrby u8 0 0", "*2\n:5\n:5\n"),
+    EXCHANGE("setbit bits 0 0", ":0\n"),
+    EXCHANGE("multi", "+OK\n"),
+    EXCHANGE("exec", "*0\n"),
+    EXCHANGE("watch bits", "+OK\n"),
+    EXCHANGE("bitfield bits get u8 0 set u8 0 6 set u8 0 5", "*3\n:5\n:5\n:6\n"),
+    EXCHANGE("multi", "+OK\n"),
+    EXCHANGE("exec", "*-1\n"),
+    EXCHANGE("del bits", ":1\n"),
+    EXCHANGE("multi", "+OK\n"),
+    EXCHANGE("set a 5", "+QUEUED\n"),
+    EXCHANGE("exec now",
+             "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command\n"),
+    EXCHANGE("exec", "-ERR EXEC without MULTI\n"),
+    EXCHANGE("get a", "$1\n2\n"),
     EXCHANGE("multi", "+OK\n"),
     EXCHANGE("set q abc", "+QUEUED\n"),
     EXCHANGE("incr q", "+QUEUED\n"),
@@ -699,6 +719,9 @@ static const exchange replies_of_pubsub[] = {
     EXCHANGE("SET a 1",
              "-ERR Can't execute 'set': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed "
              "in this context\n"),
+    EXCHANGE("client reply on",
+             "-ERR Can't execute 'client|reply': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed "
+             "in this context\n"),
     EXCHANGE("psubscribe c*", "*3\n$10\npsubscribe\n$2\nc*\n:2\n"),
     EXCHANGE("subscribe ch", "*3\n$9\nsubscribe\n$2\nch\n:2\n"),
     EXCHANGE("unsubscribe ch", "*3\n$11\nunsubscribe\n$2\nch\n:1\n"),
@@ -738,6 +761,8 @@ static const exchange replies_of_server[] = {
     EXCHANGE("config set maxclients abc",
              "-ERR CONFIG SET failed (possibly related to argument 'maxclients') - argument couldn't be parsed "
              "into an integer\n"),
+    EXCHANGE("config set slowlog-max-len 5 Slowlog-max-len 6",
+             "-ERR CONFIG SET failed (possibly related to argument 'Slowlog-max-len') - duplicate parameter\n"),
     EXCHANGE("config set slowlog-max-len 5 nosuch 1", "-ERR Unknown option or number of arguments for CONFIG SET - 'nosuch'\n"),
     EXCHANGE("config get slowlog-max-len", "*2\n$15\nslowlog-max-len\n$3\n128\n"),
     EXCHANGE("config set slowlog-max-len 64", "+OK\n"),

@@ -691,6 +691,10 @@ static void test_client_reply(void) {
     ask(s.c, "incr a", "");
     ask(s.c, "ping", "");
     ask(s.c, "exec", "");
+    /* What tells of channels is no reply. */
+    ask(s.c, "subscribe ch", "*3\n$9\nsubscribe\n$2\nch\n:1\n");
+    ask(s.c, "unsubscribe", "*3\n$11\nunsubscribe\n$2\nch\n:0\n");
+    ask(s.c, "ping", "");
     ask(s.c, "client reply on", "+OK\n");
     ask(s.c, "get a", "$1\n3\n");
     end(&s);
@@ -745,6 +749,26 @@ static void test_info_tells_what_happened(void) {
     }
 }
 
+/* What it had queued has failed, not EXEC; one that discards has. */
+static void test_failures_of_what_exec_runs(void) {
+    setup s = make(WITH_LOG_DEFERRED);
+    ask(s.c, "set a x", "+OK\n");
+    ask(s.c, "multi", "+OK\n");
+    ask(s.c, "incr a", "+QUEUED\n");
+    ask(s.c, "move a 7", "+QUEUED\n"); /* runs aside */
+    ask(s.c, "exec", "*2\n-ERR value is not an integer or out of range\n-ERR DB index is out of range\n");
+    stub_say(s.c, "info commandstats");
+    const char *text = stub_take(s.c, NULL);
+    CHECK_CONTAINS(strstr(text, "cmdstat_exec:calls=1,"), "rejected_calls=0,failed_calls=0\r\n");
+    CHECK_CONTAINS(strstr(text, "cmdstat_incr:calls=1,"), "rejected_calls=0,failed_calls=1\r\n");
+    ask(s.c, "multi", "+OK\n");
+    ask(s.c, "incr", "-ERR wrong number of arguments for 'incr' command\n");
+    ask(s.c, "exec", "-EXECABORT Transaction discarded because of previous errors.\n");
+    stub_say(s.c, "info commandstats");
+    CHECK_CONTAINS(strstr(stub_take(s.c, NULL), "cmdstat_exec:calls=2,"), "rejected_calls=0,failed_calls=1\r\n");
+    end(&s);
+}
+
 static void test_slow_log(void) {
     setup s = make(IN_MEMORY);
     ask(s.c, "config set slowlog-log-slower-than 0 slowlog-max-len 3", "+OK\n");
@@ -789,4 +813,4 @@ CHECK_MAIN(TEST(test_strings_as_redis), TEST(test_numbers_as_redis), TEST(test_b
            TEST(test_exec_with_other_commands), TEST(test_no_memory_for_more), TEST(test_memory_fails_anywhere),
            TEST(test_transactions_without_memory), TEST(test_a_store_that_failed),
            TEST(test_some_wait_until_nothing_is_pending), TEST(test_client_list_and_kill), TEST(test_client_reply),
-           TEST(test_info_tells_what_happened), TEST(test_slow_log))
+           TEST(test_info_tells_what_happened), TEST(test_failures_of_what_exec_runs), TEST(test_slow_log))
