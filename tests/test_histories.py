@@ -315,14 +315,14 @@ def last_look(store, options):
         return memory.calls
 
 
-def lives_of_a_store(folder, number, seed, options, end, environment=None):
+def lives_of_a_store(folder, number, seed, options, serve, end, environment=None):
     """The history of a store over its LIVES: (calls, moments of the ends). `end` waits for the end of a victim."""
     store = folder / f"store.{number}"
     calls, crashes = [], []
     for generation in range(1, LIVES + 1):
         victim = Victim(
-            store, folder, generation, f"{seed} {number}", options,
-            environment=environment and environment(store), module="histories.worker",
+            store, folder, generation, f"{seed} {number}", options, {"serve": serve},
+            environment and environment(store), module="histories.worker",
         )  # fmt: skip
         end(victim)
         crashes.append(time.monotonic_ns())
@@ -350,7 +350,8 @@ def test_histories_over_kills(tmp_path, rng, seed, request, mode):
 
     reports, unanswered = [], 0
     for number in range(request.config.option.histories):
-        calls, crashes = lives_of_a_store(tmp_path, number, seed, {"sync": mode}, kill)
+        serve = hasattr(pykv, "serve") and rng.random() < 0.5
+        calls, crashes = lives_of_a_store(tmp_path, number, seed, {"sync": mode}, serve, kill)
         reports.append(check(calls, crashes))
         unanswered += sum(call.end is None for call in calls)
     tell_of_ends(f"{mode}, killed", reports, LIVES * len(reports), unanswered)
@@ -361,8 +362,11 @@ def library(tmp_path_factory):
     return compiled("moment.c", tmp_path_factory.mktemp("moment"))
 
 
-def test_histories_over_power_cuts(tmp_path, library, rng, seed, request):
+@pytest.mark.parametrize("serve", [False, True], ids=["threads", "both"])
+def test_histories_over_power_cuts(tmp_path, library, rng, seed, request, serve):
     """Writers wait for a slow disk, readers read, then the power goes: nobody had read what is lost."""
+    if serve and not hasattr(pykv, "serve"):
+        pytest.skip("this build has no server")
     folder = tmp_path.resolve()
     came = []
 
@@ -378,11 +382,11 @@ def test_histories_over_power_cuts(tmp_path, library, rng, seed, request):
         }
 
     reports, unanswered = [], 0
-    for number in range(2 * request.config.option.histories):
+    for number in range(request.config.option.histories):
         calls, crashes = lives_of_a_store(
-            folder, number, seed, {"sync": "always"}, lambda victim: came.append(victim.ends_by_itself(PATIENCE)), environment
+            folder, number, seed, {"sync": "always"}, serve, lambda victim: came.append(victim.ends_by_itself(PATIENCE)), environment
         )
         reports.append(check(calls, crashes))
         unanswered += sum(call.end is None for call in calls)
-    tell_of_ends(f"always, {sum(came)} power cuts", reports, LIVES * len(reports), unanswered)
+    tell_of_ends(f"always, {'both' if serve else 'threads'}, {sum(came)} power cuts", reports, LIVES * len(reports), unanswered)
     assert sum(came) >= len(came) / 2, "the moments do not come: what is tested is something else"

@@ -1,5 +1,5 @@
 """The process that is killed (crash/victim.py): its threads' calls, each in a journal before it begins and after it
-returned. Some threads only read: they go on while all writers wait for the disk.
+returned. With the plan {"serve": true} every other one goes through a server of that process. Some threads only read: they go on while all writers wait for the disk.
 """
 
 import json
@@ -14,9 +14,9 @@ import pykv
 from crash import journal
 
 from .checker import Call
-from .clients import KEYS, THREADS, ByStore, Caller
+from .clients import KEYS, THREADS, ByServer, ByStore, Caller
 
-READERS = 3
+READERS = 4
 
 
 class Noted:
@@ -47,18 +47,22 @@ def read(path, thread):
 
 
 def main():
-    path, folder, generation, seed, options, *_ = sys.argv[1:]
+    path, folder, generation, seed, options, plan = sys.argv[1:]
     folder, generation = Path(folder), int(generation)
     sys.setswitchinterval(1e-4)
     print("opening", flush=True)
     store = pykv.open(path, **json.loads(options))
+    server = pykv.serve(store, port=0) if json.loads(plan).get("serve") else None
+
+    def connect(number, rng):
+        return ByServer(server.address, rng) if server is not None and number % 2 else ByStore(store, rng)
 
     def live(number):
         try:
             rng = random.Random(f"{seed} {generation} {number}")
             # Its number is its own in all lives: no value is written twice.
             record = Noted(folder / f"{generation}.{number}")
-            caller = Caller(generation * THREADS + number, record, ByStore(store, rng), rng, number < READERS)
+            caller = Caller(generation * THREADS + number, record, connect(number, rng), rng, number < READERS)
             for key in KEYS if number == 0 else ():
                 caller.do("get", key)  # what the life before left behind
             while True:
