@@ -67,7 +67,8 @@ def pytest_configure(config):
 
 
 def pytest_report_header(config):
-    return f"pykv: {pykv.__file__}, --seed {config.option.seed}, --kills {config.option.kills}"
+    options = " ".join(f"--{name} {config.getoption(name)}" for name in ("seed", "kills", "histories"))
+    return f"pykv: {pykv.__file__}, {options}"
 
 
 @pytest.fixture

@@ -196,9 +196,9 @@ def under_way_after(events):
 
 
 def smallest_window(calls, events):
-    """The latest place from where on, whatever the state was there, the last event cannot be explained; None: nowhere.
+    """The latest place from where on, whatever the state was there, the last event is not explained; None: nowhere.
 
-    (An unanswered incr of a number that nobody else names is not thought of; it can only make the window too small.)
+    (An unanswered incr of a number that nobody names is not thought of: it can only make the window too small.)
     """
     states = any_state(calls)
 
@@ -217,16 +217,16 @@ class Report(NamedTuple):
     widest: int  # the most configurations after one event
 
 
-def check_key(key, calls, crashes=(), state=None):
-    """Raises NotLinearizable, with the smallest window that is not, when the calls on this key are not."""
+def check_key(key, calls, crashes=()):
+    """For a key that was not there at first. Raises NotLinearizable, with the smallest window that is not."""
     events = events_of(calls, crashes)
-    search = Search(calls, {(state, 0)})
+    search = Search(calls, {(None, 0)})
     place = first_unexplained(calls, events, search)
     if place is None:
         return Report(len(calls), count_overlapping(events), search.widest)
     events = events[: place + 1]
     begin = smallest_window(calls, events)
-    raise NotLinearizable(describe(key, calls, events, begin, state))
+    raise NotLinearizable(describe(key, calls, events, begin))
 
 
 def count_overlapping(events):
@@ -243,11 +243,12 @@ def count_overlapping(events):
     return len(overlapping)
 
 
-def describe(key, calls, events, begin, state):
-    known = "whatever it held before" if begin is not None else f"which began with {state}"
+def describe(key, calls, events, begin):
+    known = "whatever it held before" if begin is not None else "when it is not there at first"
     window = events[begin or 0 :]
     since = window[0][0]
-    numbers = {number for _, what, number in window if what != CRASH} | {*under_way_after(events[: begin or 0])}
+    numbers = {number for _, what, number in window if what != CRASH}
+    numbers.update(under_way_after(events[: begin or 0]))
     last = window[-1][2]
     lines = [f"{key}: no order of these {len(numbers)} calls explains their answers, {known}"]
     lines += ["         µs from           to   thread"]
@@ -257,18 +258,16 @@ def describe(key, calls, events, begin, state):
         answer = "" if call.end is None else f" -> {call.result!r}"
         mark = "   <- not explained" if number == last else ""
         arguments = ", ".join(map(repr, call.args))
-        lines.append(
-            f"  {(call.start - since) / 1000:12.1f} {end:>12}   {call.thread}: {call.kind}({arguments}){answer}{mark}"
-        )
+        what = f"{call.kind}({arguments}){answer}{mark}"
+        lines.append(f"  {(call.start - since) / 1000:12.1f} {end:>12}   {call.thread}: {what}")
     lines += [f"  {(time - since) / 1000:12.1f} the process ended" for time, what, _ in window if what == CRASH]
     return "\n".join(lines)
 
 
-def check(calls, crashes=(), states=()):
+def check(calls, crashes=()):
     """Checks each key. Returns a Report of all; raises NotLinearizable for the first that is not."""
     by_key = {}
     for call in calls:
         by_key.setdefault(call.key, []).append(call)
-    states = dict(states)
-    reports = [check_key(key, its, crashes, states.get(key)) for key, its in sorted(by_key.items())]
+    reports = [check_key(key, its, crashes) for key, its in sorted(by_key.items())]
     return Report(sum(r.calls for r in reports), sum(r.overlapping for r in reports), max(r.widest for r in reports))

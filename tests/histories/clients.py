@@ -1,7 +1,7 @@
 """Threads that do random calls on a few hot keys, through a Store or a socket of the server, and record them.
 
-Every value is written once, so that an answer names the call that it comes from: "thread.number", some of them padded, or
-for keys that are counted a large number of its own.
+Every value is written once, so that an answer names the call that it comes from: "thread.number", some of them
+padded, or for keys that are counted a large number of its own.
 """
 
 import random

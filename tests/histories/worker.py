@@ -1,5 +1,6 @@
 """The process that is killed (crash/victim.py): its threads' calls, each in a journal before it begins and after it
-returned. With the plan {"serve": true} every other one goes through a server of that process. Some threads only read: they go on while all writers wait for the disk.
+returned. With {"serve": true} as its plan every other thread goes through a server in this process. Half of them
+only read: they go on while all writers wait for the disk.
 """
 
 import json
