@@ -2,7 +2,7 @@
 
 The calls are recorded with their times, and histories/checker.py looks for the order: through a Store, through the
 server, and both at once; and over kills and power cuts, where what somebody has read is there afterwards.
-`--histories N` records N of each kind.
+`--histories N` records N of each kind, and four times as many over power cuts, which are short.
 """
 
 import itertools
@@ -324,7 +324,7 @@ def test_histories(tmp_path, open_store, rng, seed, request, often, kind, who):
 
 # ---- Over the ends of processes ------------------------------------------------------------------------
 
-LIVES = 4  # of one store
+LIVES = 3  # of one store
 MOMENTS = ("before write log", "half write log", "before sync log", "before sync log", "after sync log")
 PATIENCE = 3  # seconds until a moment is not waited for any more
 
@@ -370,7 +370,7 @@ def test_histories_over_kills(tmp_path, rng, seed, request, mode):
     def kill(victim):
         victim.wait_for(b"opening")
         victim.wait_for(b"running")
-        time.sleep(0.05 + 0.3 * rng.random() ** 2)
+        time.sleep(0.05 + 0.2 * rng.random() ** 2)
         victim.kill()
 
     reports, unanswered = [], 0
@@ -401,7 +401,7 @@ def test_histories_over_power_cuts(tmp_path, library, rng, seed, request, serve)
             # Behind what is there: the sanitizer's library, say, must come first.
             "LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {library}".strip(),
             "PYKV_MOMENT_UNDER": str(store),
-            "PYKV_MOMENT": f"{when} {rng.randint(5, 40)} {step}",
+            "PYKV_MOMENT": f"{when} {rng.randint(3, 25)} {step}",
             "PYKV_MOMENT_CUT": str(rng.getrandbits(60)),
             "PYKV_MOMENT_WAIT": "30",
         }
@@ -410,7 +410,7 @@ def test_histories_over_power_cuts(tmp_path, library, rng, seed, request, serve)
         came.append(victim.ends_by_itself(PATIENCE))
 
     reports, unanswered = [], 0
-    for number in range(request.config.option.histories):
+    for number in range(4 * request.config.option.histories):
         calls, crashes = lives_of_a_store(folder, number, seed, {"sync": "always"}, serve, end, environment)
         reports.append(check(calls, crashes))
         unanswered += sum(call.end is None for call in calls)

@@ -8,6 +8,7 @@ import os
 import random
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def main():
                 caller.do("get", key)  # what the life before left behind
             while True:
                 caller.step()
+                if caller.reads_only:
+                    time.sleep(0.0002)  # it would only fill its journal
         except BaseException:
             traceback.print_exc()
             os._exit(3)
