@@ -16,7 +16,7 @@ THREADS = 8
 REGISTERS = ("r0", "r1", "r2")
 NUMBERS = ("n0", "n1")
 GROUP = "group"  # stands for PARTS, which only batches write, and all of them
-PARTS = tuple(f"group/{i}" for i in range(4))
+PARTS = tuple(f"group/{i}" for i in range(24))
 KEYS = (*REGISTERS, *NUMBERS, GROUP)
 
 PADDING = "." * 3000  # a read of so much gives up Python's lock
@@ -47,7 +47,7 @@ def name_of(value):
 def one_of(names):
     """What the keys of the group hold."""
     if len(set(names)) != 1:
-        raise NotLinearizable(f"a batch is seen by half: {names}")
+        raise NotLinearizable(f"a batch is seen by half: {sorted(set(map(str, names)))}")
     return names[0]
 
 
