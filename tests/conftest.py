@@ -44,6 +44,9 @@ def pytest_addoption(parser):
         "--kills", type=int, default=50, help="how often the kill tests kill in all (default: 50)"
     )
     group.addoption(
+        "--histories", type=int, default=1, help="how many histories of each kind are recorded and checked (default: 1)"
+    )
+    group.addoption(
         "--seed", type=int, default=None, help="seed of everything random (default: a fresh one)"
     )
     group.addoption(
@@ -70,7 +73,8 @@ def pytest_configure(config):
 
 
 def pytest_report_header(config):
-    return f"pykv: {pykv.__file__}, --seed {config.option.seed}, --kills {config.option.kills}"
+    options = " ".join(f"--{name} {config.getoption(name)}" for name in ("seed", "kills", "histories"))
+    return f"pykv: {pykv.__file__}, {options}"
 
 
 @pytest.fixture

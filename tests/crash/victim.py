@@ -18,10 +18,10 @@ from . import worker
 class Victim:
     """One worker process, from its start to its kill."""
 
-    def __init__(self, store, folder, generation, seed, options, plan=None, environment=None):
+    def __init__(self, store, folder, generation, seed, options, plan=None, environment=None, module="crash.worker"):
         self.folder = folder
         self.generation = generation
-        command = [sys.executable, "-m", "crash.worker", str(store), str(folder)]
+        command = [sys.executable, "-m", module, str(store), str(folder)]
         command += [str(generation), str(seed), json.dumps(options), json.dumps(plan or {})]
         self.process = subprocess.Popen(
             command,

@@ -4,6 +4,7 @@
  *     PYKV_MOMENT         "WHEN SKIP STEP;STEP;...": when the last step comes, after the others in that order
  *                         and by the same thread ("*STEP": by any), and that SKIP times before, then it ends
  *     PYKV_MOMENT_CUT     a number: not the process alone ends, the power goes
+ *     PYKV_MOMENT_WAIT    so many ms pass between the moment and the end, while the other threads go on: a slow disk
  *
  * WHEN is before the last step's call, after it, or half: the first half of what it writes is written.  A STEP is a
  * call with what it is about: "write new", "sync log", "rename new ckpt".  The files' names in steps:
@@ -274,6 +275,9 @@ static void cut_the_power(void) {
 }
 
 static void end_of_everything(void) {
+    const char *wait = getenv("PYKV_MOMENT_WAIT");
+    if (wait != NULL)
+        usleep((useconds_t)atoi(wait) * 1000);
     if (cutting)
         cut_the_power();
     kill(getpid(), SIGKILL);
