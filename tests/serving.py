@@ -1,15 +1,19 @@
 """What the tests of the server share: a client of raw bytes, and `pykv serve` in a process of its own."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from conftest import TESTS, python_environment
 
 PATIENCE = 30  # seconds; nothing waits so long unless it hangs
-ROOT = Path(__file__).resolve().parent.parent
+
+
+def elsewhere(environment=None):
+    """Where another interpreter is started, so that it finds the pykv that is tested: not in the folder of the sources."""
+    return {"cwd": TESTS, "env": python_environment(**(environment or {}))}
 
 
 class Raw:
@@ -122,8 +126,7 @@ def serving(*arguments, env=None, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
-        env={**os.environ, **(env or {})},
+        **elsewhere(env),
         **options,
     )
     try:

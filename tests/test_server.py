@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from serving import PATIENCE, Raw, request, serving, wait_until
+from serving import PATIENCE, Raw, elsewhere, request, serving, wait_until
 
 import pykv
 
@@ -217,7 +217,9 @@ def test_interpreter_exit(tmp_path):
         "import socket; s = socket.create_connection(server.address)\n"
         "s.sendall(b'SET a b\\r\\n'); assert s.recv(5) == b'+OK\\r\\n'\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, tmp_path / "s"], timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "s"], timeout=60, check=False, **elsewhere()
+    )
     assert done.returncode == 0
     with pykv.open(tmp_path / "s") as store:
         assert store["a"] == b"b" and store.recovery["clean"]
@@ -478,7 +480,9 @@ def test_reload_while_others_write(tmp_path):
 
 def run_serve(*arguments, **options):
     command = [sys.executable, "-m", "pykv", "serve", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, **{**elsewhere(), **options}
+    )
 
 
 def test_errors_are_one_line(tmp_path):

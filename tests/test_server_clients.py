@@ -11,7 +11,7 @@ import time
 import pytest
 
 import pykv
-from serving import ROOT, serving
+from serving import elsewhere, serving
 
 try:
     import redis
@@ -49,8 +49,9 @@ def tool(name):
 
 
 def run(*command, status=0, **options):
-    # A sanitizer that is loaded into this process is not for that one.
+    # A sanitizer that is loaded into this process is not for another's program.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    environment = options.pop("env", environment)
     done = subprocess.run(
         list(map(str, command)),
         check=False,
@@ -162,7 +163,7 @@ def test_cli_pipe(server, store, cli, tmp_path):
         source.put("expires", "v", ttl=10000)
         items = dict(source.items())
     dumped = run(
-        sys.executable, "-m", "pykv", "dump", tmp_path / "source", "--format", "redis", cwd=ROOT
+        sys.executable, "-m", "pykv", "dump", tmp_path / "source", "--format", "redis", **elsewhere()
     )
     printed = cli("--pipe", input=dumped)
     assert b"errors: 0" in printed

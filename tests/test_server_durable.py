@@ -1,5 +1,6 @@
 """Promises of the server about the disk: no reply before its write is there, none lost by a kill, errors and not lies."""
 
+import os
 import random
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import threading
 import time
 
 import pytest
-from serving import PATIENCE, Raw, request, serving, wait_until
+from serving import PATIENCE, Raw, elsewhere, request, serving, wait_until
 from shim import Control, compiled
 
 import pykv
@@ -23,7 +24,7 @@ def disk(shim, tmp_path):
     """(control, environment): the disk of a server whose store is below tmp_path."""
     control = Control(tmp_path / "control")
     return control, {
-        "LD_PRELOAD": str(shim),
+        "LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {shim}".strip(),
         "PYKV_SHIM_CONTROL": str(tmp_path / "control"),
         "PYKV_SHIM_UNDER": str(tmp_path),
     }
@@ -248,7 +249,5 @@ def test_python_sees_the_same_promises(disk, tmp_path):
         "    assert raw.reply() == b'OK' and store['a'] == b'2'\n"
     )
     command = [sys.executable, "-c", program, tmp_path / "s", tmp_path / "control"]
-    import os
-
-    done = subprocess.run(command, env={**os.environ, **env}, timeout=60, check=False)
+    done = subprocess.run(command, timeout=60, check=False, **elsewhere(env))
     assert done.returncode == 0
