@@ -1,7 +1,11 @@
 /* command_table.h - the rows of the table of commands (command.c), by subject.
  *
  * X(name, arity, flags, first key, last key, key step, function, step, group, since, summary)
+ *
+ * Whoever includes it defines X; so it has no guard, and is empty without X.
  */
+#ifdef X
+
 #define W KV_CMD_WRITE
 #define R KV_CMD_READONLY
 #define OOM KV_CMD_DENYOOM
@@ -178,3 +182,5 @@ X("cluster", -2, 0, 0, 0, 0, F(cluster), NULL, "cluster", "3.0.0", "Clusters: no
 #undef UNTOLD
 #undef F
 #undef S
+
+#endif
