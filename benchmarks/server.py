@@ -51,8 +51,9 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _started(*command: str, port: int) -> Iterator[_Server]:
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL)
+def _started(*command: str, port: int, folder: Path) -> Iterator[_Server]:
+    # Not started where the sources are: the pykv that is measured is the one that is installed.
+    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, cwd=folder)
     try:
         deadline = time.monotonic() + _PATIENCE
         while True:
@@ -75,8 +76,8 @@ def _both(settings: Settings, durable: bool) -> Iterator[tuple[_Server, _Server]
         redis += ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
         pykv = [sys.executable, "-m", "pykv", "serve", str(folder / "pykv") if durable else "--memory"]
         yield (
-            stack.enter_context(_started(*pykv, port=_free_port())),
-            stack.enter_context(_started(*redis, port=_free_port())),
+            stack.enter_context(_started(*pykv, port=_free_port(), folder=folder)),
+            stack.enter_context(_started(*redis, port=_free_port(), folder=folder)),
         )
 
 
