@@ -1,8 +1,7 @@
 /* write.c - writes of one key: put, delete, the conditional ones.  change.h tells the life of a write. */
+#include "../base/decimal.h"
 #include "change.h"
 #include "worker.h"
-
-#define INTEGER_SIZE_MAX 20u /* "-9223372036854775808" */
 
 typedef enum action { PUT, PUT_ABSENT, REPLACE, REMOVE, INCR, EXPIRE } action;
 
@@ -20,49 +19,16 @@ typedef struct key_write {
     bool old_is_set;
 } key_write;
 
-/* The value as a 64-bit integer: "-"? digits, without leading zeros; nothing else. */
-static bool parse_integer(kv_bytes value, int64_t *result) {
-    const uint8_t *p = value.data, *end = p + value.size;
-    bool negative = value.size > 0 && *p == '-';
-    uint64_t n = 0, max = negative ? UINT64_C(1) << 63 : (uint64_t)INT64_MAX;
-    p += negative;
-    if (p == end || end - p >= (ptrdiff_t)INTEGER_SIZE_MAX || (*p == '0' && value.size > 1))
-        return false;
-    for (; p < end; p++) {
-        unsigned digit = (unsigned)*p - '0';
-        if (digit > 9 || n > (max - digit) / 10)
-            return false;
-        n = n * 10 + digit;
-    }
-    *result = negative ? (int64_t)(0 - n) : (int64_t)n;
-    return true;
-}
-
-static size_t format_integer(int64_t n, char *text) {
-    char reversed[INTEGER_SIZE_MAX];
-    uint64_t rest = n < 0 ? 0 - (uint64_t)n : (uint64_t)n;
-    size_t digits = 0, size = 0;
-    do {
-        reversed[digits++] = (char)('0' + rest % 10);
-        rest /= 10;
-    } while (rest > 0);
-    if (n < 0)
-        text[size++] = '-';
-    while (digits > 0)
-        text[size++] = reversed[--digits];
-    return size;
-}
-
 static kv_status decide_incr(kv_store *store, key_write *w, const kv_entry *old, kv_error *err) {
     int64_t n = 0;
-    char text[INTEGER_SIZE_MAX];
-    if (old != NULL && !parse_integer(kv_entry_value(old), &n))
+    char text[KV_DECIMAL_SIZE_MAX];
+    if (old != NULL && !kv_decimal_parse(kv_entry_value(old).data, kv_entry_value(old).size, &n))
         return kv_fail(err, KV_ERR_NOTINT, "the value is not a 64-bit integer in decimal");
     if (w->by > 0 ? n > INT64_MAX - w->by : n < INT64_MIN - w->by)
         return kv_fail(err, KV_ERR_RANGE, "%lld + %lld does not fit into 64 bits", (long long)n,
                        (long long)w->by);
     w->result = n + w->by;
-    kv_bytes value = {text, format_integer(w->result, text)};
+    kv_bytes value = {text, kv_decimal_format(w->result, text)};
     w->new = kv_entry_create_expiring(store->table.entries, w->hash, w->key, value,
                                       old != NULL ? kv_entry_expiry(old) : 0);
     return w->new != NULL ? KV_OK : kv_fail_nomem(err, w->key.size + value.size);
@@ -244,7 +210,7 @@ static uint64_t most_charge(const key_write *w) {
     case EXPIRE:
         return sizeof w->expiry;
     case INCR:
-        return w->key.size + INTEGER_SIZE_MAX + KV_ITEM_CHARGE + sizeof w->expiry;
+        return w->key.size + KV_DECIMAL_SIZE_MAX + KV_ITEM_CHARGE + sizeof w->expiry;
     default:
         return kv_entry_charge(w->new);
     }

@@ -23,7 +23,6 @@ typedef struct kv_file {
     char name[64];
 } kv_file;
 
-
 #define KV_DIR_CLOSED {.fd = -1}
 #define KV_FILE_CLOSED {.fd = -1}
 

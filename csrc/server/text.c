@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/decimal.h"
 #include "../base/mem.h"
 #include "commands.h"
 
@@ -29,37 +30,11 @@ kv_bytes kv_text(const char *text) {
 }
 
 bool kv_parse_integer(kv_bytes text, int64_t *value) {
-    const uint8_t *p = text.data, *end = p + text.size;
-    if (text.size == 0 || text.size >= KV_INTEGER_SIZE)
-        return false;
-    bool negative = *p == '-';
-    uint64_t n = 0, max = negative ? UINT64_C(1) << 63 : (uint64_t)INT64_MAX;
-    p += negative;
-    if (p == end || (*p == '0' && text.size > 1))
-        return false;
-    for (; p < end; p++) {
-        unsigned digit = (unsigned)*p - '0';
-        if (digit > 9 || n > (max - digit) / 10)
-            return false;
-        n = n * 10 + digit;
-    }
-    *value = negative ? (int64_t)(0 - n) : (int64_t)n;
-    return true;
+    return kv_decimal_parse(text.data, text.size, value);
 }
 
 size_t kv_format_integer(int64_t value, char text[KV_INTEGER_SIZE]) {
-    char reversed[KV_INTEGER_SIZE];
-    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
-    size_t digits = 0, size = 0;
-    do {
-        reversed[digits++] = (char)('0' + rest % 10);
-        rest /= 10;
-    } while (rest > 0);
-    if (value < 0)
-        text[size++] = '-';
-    while (digits > 0)
-        text[size++] = reversed[--digits];
-    return size;
+    return kv_decimal_format(value, text);
 }
 
 bool kv_parse_double(kv_bytes text, long double *value) {
