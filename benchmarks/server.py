@@ -1,4 +1,4 @@
-"""`pykv serve` against redis-server, both asked by redis-benchmark: durable, and without persistence.
+"""`pykv serve` against redis-server, asked by redis-benchmark: durable, without persistence, busy, idle, killed.
 
 Both servers run all the time and only one is asked at a time, in turns; random keys of a million, values of 100 bytes.
 Durable: `appendfsync always` and sync "always". Without: `--save "" --appendonly no` and `--memory`. The processor's time
@@ -8,7 +8,10 @@ is what the server's process took, by /proc, divided by the requests.
 from __future__ import annotations
 
 import contextlib
+import csv
+import functools
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -19,10 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .data import VALUE_BYTES
-from .report import RATE, SECONDS, Report, Row, Series, Target
-from .runner import Benchmark, Settings, in_turns
+from .report import BYTES, RATE, SECONDS, Report, Row, Series, Target
+from .runner import Benchmark, Settings, in_turns, progress
 
 _KEYS = 1_000_000
+_IDLE = 10_000
+_NAMES = ("pykv", "redis")
 _PATIENCE = 30.0  # seconds until a server answers
 
 
@@ -34,6 +39,10 @@ class _Server:
     def cpu_seconds(self) -> float:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self) -> int:
+        fields = Path(f"/proc/{self.process.pid}/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _missing() -> str | None:
@@ -69,24 +78,34 @@ def _started(*command: str, port: int, folder: Path) -> Iterator[_Server]:
 
 
 @contextlib.contextmanager
-def _both(settings: Settings, durable: bool) -> Iterator[tuple[_Server, _Server]]:
+def _both(
+    settings: Settings, durable: bool, most_clients: int = 10_000
+) -> Iterator[tuple[_Server, _Server]]:
     with settings.scratch() as folder, contextlib.ExitStack() as stack:
         (folder / "redis").mkdir()
         redis = ["redis-server", "--dir", str(folder / "redis"), "--save", ""]
         redis += ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
-        pykv = [sys.executable, "-m", "pykv", "serve", str(folder / "pykv") if durable else "--memory"]
+        redis += ["--maxclients", str(most_clients)]
+        pykv = [sys.executable, "-m", "pykv", "serve", str(folder / "store") if durable else "--memory"]
+        pykv += ["--max-clients", str(most_clients)]
         yield (
             stack.enter_context(_started(*pykv, port=_free_port(), folder=folder)),
             stack.enter_context(_started(*redis, port=_free_port(), folder=folder)),
         )
 
 
-def _ask(server: _Server, test: str, clients: int, pipeline: int, requests: int) -> float:
-    """Requests a second."""
+def _client(server: _Server, test: str, clients: int, pipeline: int, requests: int) -> list[str]:
     command = ["redis-benchmark", "-p", str(server.port), "-t", test, "-d", str(VALUE_BYTES), "-r", str(_KEYS)]
-    command += ["-c", str(clients), "-P", str(pipeline), "-n", str(requests), "--csv"]
+    return [*command, "-c", str(clients), "-P", str(pipeline), "-n", str(requests), "--csv"]
+
+
+def _ask(
+    server: _Server, test: str, clients: int, pipeline: int, requests: int, column: str = "rps"
+) -> float:
+    """Requests a second, or another column of redis-benchmark's table."""
+    command = _client(server, test, clients, pipeline, requests)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1].split(",")[1].strip('"'))
+    return float(list(csv.DictReader(done.stdout.splitlines()))[-1][column])
 
 
 def _compare(
@@ -98,7 +117,7 @@ def _compare(
     cpu_target: float | None,
 ) -> None:
     test, clients, pipeline, requests = shape
-    cpu: dict[str, list[float]] = {"pykv": [], "redis": []}
+    cpu: dict[str, list[float]] = {name: [] for name in _NAMES}
 
     def side(name: str, server: _Server) -> Callable[[], float]:
         def measure() -> float:
@@ -157,7 +176,162 @@ def memory(settings: Settings) -> Report:
     return report
 
 
+def mixed(settings: Settings) -> Report:
+    """A client that reads beside eight that write durably, one request at a time each."""
+    report = Report("always")
+    reason = _missing()
+    if reason:
+        report.notes.append(reason)
+        return report
+
+    def side(server: _Server) -> Callable[[], float]:
+        def measure() -> float:
+            writers = subprocess.Popen(_client(server, "set", 8, 1, 10_000_000), stdout=subprocess.DEVNULL)
+            try:
+                return _ask(server, "get", 1, 1, settings.scaled(20_000, 3_000), "p99_latency_ms") / 1000
+            finally:
+                writers.kill()
+                writers.wait()
+
+        return measure
+
+    with _both(settings, durable=True) as servers:
+        figures = in_turns(dict(zip(_NAMES, map(side, servers), strict=True)), settings.rounds)
+    mine, theirs = (Series(name, figures[name], SECONDS) for name in _NAMES)
+    report.rows.append(Row("p99 of GET, 1 client, beside 8 that SET", mine, theirs, Target(1.0)))
+    return report
+
+
+@contextlib.contextmanager
+def _idlers(server: _Server, count: int) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            client.sendall(b"PING\r\n")
+            client.recv(16)
+        yield
+
+
+def idle(settings: Settings) -> Report:
+    """What connections cost that do nothing: 200 fewer than this process may have files open, at the most."""
+    report = Report("none")
+    reason = _missing()
+    if reason:
+        report.notes.append(reason)
+        return report
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count = settings.scaled(_IDLE, _IDLE // 10)
+    count = count if hard == resource.RLIM_INFINITY else min(count, hard - 200)
+    what = f"{count:,} idle connections"
+    memory: list[Series] = []
+    rows: list[Row] = []
+    with _both(settings, durable=False, most_clients=count + 200) as servers:
+        for name, server in zip(_NAMES, servers, strict=True):
+            ask = functools.partial(_ask, server, "get", 50, 1, settings.scaled(50_000, 5_000))
+            ask()  # what the first requests take is not theirs
+            before = server.resident_bytes()
+            with _idlers(server, count):
+                memory.append(Series(name, [float(server.resident_bytes() - before)], BYTES))
+
+            def beside(server: _Server = server, ask: Callable[[], float] = ask) -> float:
+                with _idlers(server, count):
+                    return ask()
+
+            figures = in_turns({"beside": beside, "without": ask}, settings.rounds)
+            series = Series(name, figures["beside"], RATE), Series("without them", figures["without"], RATE)
+            rows.append(Row(f"GET, 50 clients, beside {what}", series[0], series[1]))
+    report.rows = [Row(f"{what}: memory", memory[0], memory[1], Target(40e6, of="figure")), *rows]
+    return report
+
+
+def _first_answer_seconds(command: list[str], folder: Path, key: str, fill: Callable[[int], None]) -> float:
+    """Starts it, lets it be filled, kills it; from starting it again until it answers a GET."""
+    with _started(*command, port=_free_port(), folder=folder) as server:
+        fill(server.port)
+        server.process.kill()
+        server.process.wait()
+    port = _free_port()
+    request = b"GET %s\r\n" % key.encode()
+    start = time.perf_counter()
+    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, cwd=folder)
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(request)
+                if client.recv(1) == b"$":  # not -LOADING
+                    return time.perf_counter() - start
+            time.sleep(0.001)
+        raise RuntimeError(f"{command[0]} ended")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _set_many(port: int, keys: range) -> None:
+    """SETs through redis-cli --pipe."""
+    command = ["redis-cli", "-p", str(port), "--pipe"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as pipe:
+        assert pipe.stdin is not None
+        for start in range(keys.start, keys.stop, 10_000):
+            part = keys[start - keys.start : start - keys.start + 10_000]
+            pipe.stdin.write(
+                b"".join(b"*3\r\n$3\r\nSET\r\n$16\r\nkey:%012d\r\n$100\r\n%0100d\r\n" % (i, i) for i in part)
+            )
+    if pipe.returncode != 0:
+        raise RuntimeError("redis-cli --pipe failed")
+
+
+def restart(settings: Settings) -> Report:
+    """Killed with its items, a checkpoint (Redis: a rewritten append-only file) and a tenth of the log behind it."""
+    report = Report("always")
+    reason = _missing()
+    if reason:
+        report.notes.append(reason)
+        return report
+    count = settings.scaled(5_000_000, 200_000)
+
+    def fill(port: int, checkpoint: str) -> None:
+        _set_many(port, range(count))
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"%s\r\n" % checkpoint.encode())
+            client.recv(100)
+            while checkpoint == "BGREWRITEAOF":
+                client.sendall(b"INFO persistence\r\n")
+                time.sleep(0.2)
+                if b"aof_rewrite_in_progress:0" in client.recv(1 << 16):
+                    break
+        _set_many(port, range(count // 50))
+
+    figures: dict[str, list[float]] = {}
+    with settings.scratch() as folder:
+        (folder / "redis").mkdir()
+        sides = {
+            "pykv": ([sys.executable, "-m", "pykv", "serve", str(folder / "store")], "SAVE"),
+            "redis": (
+                ["redis-server", "--dir", str(folder / "redis"), "--save", "", "--appendonly", "yes"],
+                "BGREWRITEAOF",
+            ),
+        }
+        for name, (command, checkpoint) in sides.items():
+            progress(name)
+            filling = functools.partial(fill, checkpoint=checkpoint)
+            key = f"key:{count // 2:012d}"
+            figures[name] = [_first_answer_seconds(command, folder, key, filling)]
+            for _ in range(settings.rounds - 1):  # killed again, with what is there now
+                figures[name].append(_first_answer_seconds(command, folder, key, lambda port: None))
+    progress("")
+    mine, theirs = (Series(name, figures[name], SECONDS) for name in _NAMES)
+    what = f"killed with {count:,} items: from the start to the first answer"
+    report.rows.append(Row(what, mine, theirs, Target(0.1, of="figure")))
+    report.notes.append(f"the last checkpoint, or rewritten file, {count // 50:,} SETs before the kill")
+    return report
+
+
 BENCHMARKS = [
     Benchmark("server-durable", "SET over sockets, on disk before the reply, against redis-server", durable),
     Benchmark("server-memory", "GET and SET over sockets without persistence, against redis-server", memory),
+    Benchmark("server-mixed", "GET over a socket beside clients that write durably", mixed),
+    Benchmark("server-idle", "connections that do nothing: their memory, and others' speed", idle),
+    Benchmark("server-restart", "a server that was killed, until its first answer", restart),
 ]
