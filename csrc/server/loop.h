@@ -65,6 +65,8 @@ struct kv_loop {
     uint8_t *buffer; /* KV_READ_SIZE bytes */
     kv_resp_parser parser;
     uint64_t now_ns;
+    bool may_spin;
+    uint64_t polled_ns, gap_ns; /* when it last had nothing to do; how long that lasts of late */
     kv_wait *waits, *last_wait, *spare_wait;
     kv_hold *spare_holds;
     kv_conn *again;      /* have more to read or to run */
