@@ -187,14 +187,14 @@ static char *page_at_or_after(char *address) {
     return address + (-(uintptr_t)address & (HUGE_PAGE - 1));
 }
 
-/* Asks for pages ahead when half of those asked for before are used up; true: the caller is to say so. */
+/* Asks for pages ahead when three quarters of those asked for before are used up; true: the caller is to say so. */
 static bool ask_locked(kv_pool *pool) {
     if (pool->hungry == NULL || pool->areas == NULL || pool->areas->size < TOUCH_AREA_SIZE_MIN)
         return false;
     size_t ahead = kv_pool_bytes(pool) / TOUCH_PART & ~(size_t)(HUGE_PAGE - 1);
     ahead = ahead < HUGE_PAGE ? HUGE_PAGE : ahead > TOUCH_SIZE_MAX ? TOUCH_SIZE_MAX : ahead;
     char *end = pool->fresh + pool->fresh_size, *from = page_at_or_after(pool->fresh);
-    if (pool->touch_end == end || pool->touch_end >= pool->fresh + ahead / 2)
+    if (pool->touch_end == end || pool->touch_end >= pool->fresh + ahead / 4)
         return false;
     if (from < pool->touch_end)
         from = pool->touch_end;
@@ -207,8 +207,8 @@ void kv_pool_on_hunger(kv_pool *pool, void (*hungry)(void *arg), void *arg) {
     pool->hungry_arg = arg;
 }
 
-void kv_pool_touch(kv_pool *pool) {
-    for (;;) {
+bool kv_pool_touch(kv_pool *pool) {
+    for (bool touched = false;; touched = true) {
         kv_mutex_lock(&pool->areas_mutex, KV_RANK_AREAS);
         char *page = page_at_or_after(pool->fresh); /* what is behind it has been used already */
         if (page < pool->touch_next)
@@ -218,7 +218,7 @@ void kv_pool_touch(kv_pool *pool) {
             pool->touch_next = page + HUGE_PAGE;
         kv_mutex_unlock(&pool->areas_mutex, KV_RANK_AREAS);
         if (!wanted)
-            return;
+            return touched;
         kv_mem_touch(page); /* areas stay mapped, also when this one is full by now */
     }
 }

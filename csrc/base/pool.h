@@ -54,8 +54,8 @@ void kv_pool_set_exclusive(kv_pool *pool, bool exclusive);
  * holds its stripe's lock and perhaps the caller's.  It gets somebody else to call kv_pool_touch.  NULL: nobody.
  * Changed only while one thread allocates. */
 void kv_pool_on_hunger(kv_pool *pool, void (*hungry)(void *arg), void *arg);
-/* Touches what was asked for; nothing: returns at once.  No lock is held while a page is touched. */
-void kv_pool_touch(kv_pool *pool);
+/* Touches what was asked for; false: nothing was.  No lock is held while a page is touched. */
+bool kv_pool_touch(kv_pool *pool);
 
 /* The pool that a block of `size` bytes belongs to. */
 kv_pool *kv_pool_of(const void *block, size_t size);

@@ -39,6 +39,7 @@ typedef struct kv_worker {
     _Atomic bool runs;
     _Atomic bool stopping;
     _Atomic uint32_t word; /* a futex: changed to wake it */
+    _Atomic bool looks_soon; /* at the pools, by itself.  seq_cst with what they want */
 } kv_worker;
 
 typedef struct kv_store {

@@ -14,6 +14,8 @@
 #define SWEEP_EVERY_MS 100u    /* at most so often all shards are looked at */
 #define LOOK_AGAIN_MS 1000u    /* the wall clock may have been set */
 #define RETRY_MS 10000u        /* after a checkpoint that failed */
+#define LOOK_NS 1000000u       /* while the pools grow they are looked at so often ... */
+#define WATCH_NS 100000000u    /* ... until they have not wanted anything for so long */
 
 /* ---- Expiry ------------------------------------------------------------------------------------- */
 
@@ -176,6 +178,32 @@ static void let_others_go_first(void) {
 #endif
 }
 
+static bool touch_ahead(kv_store *store) {
+    bool entries = kv_pool_touch(store->table.entries), arrays = kv_pool_touch(store->table.arrays);
+    return entries || arrays;
+}
+
+/* Sleeps until the word changes, for `wait_ns` at the most.
+ *
+ * Waking a thread takes as long as a hundred puts, and a put would be who does it.  So while the pools grow, the worker looks
+ * at them by itself (feed wakes it only when it does not), for as long as `growing`, and anew when they have. */
+static void rest(kv_store *store, uint32_t word, uint64_t wait_ns, bool growing) {
+    kv_worker *w = &store->worker;
+    uint64_t now_ns = kv_now_ns(), watch_end_ns = growing ? now_ns + WATCH_NS : 0;
+    uint64_t end_ns = wait_ns < KV_FUTEX_FOREVER - now_ns ? now_ns + wait_ns : KV_FUTEX_FOREVER;
+    while (now_ns < end_ns && now_ns < watch_end_ns && atomic_load(&w->word) == word) {
+        atomic_store(&w->looks_soon, true);
+        kv_futex_wait(&w->word, word, LOOK_NS);
+        now_ns = kv_now_ns();
+        if (touch_ahead(store))
+            watch_end_ns = now_ns + WATCH_NS;
+    }
+    /* A pool that asked before it could see this is seen now; one that asks later wakes us. */
+    atomic_store(&w->looks_soon, false);
+    if (!touch_ahead(store) && now_ns < end_ns)
+        kv_futex_wait(&w->word, word, end_ns == KV_FUTEX_FOREVER ? KV_FUTEX_FOREVER : end_ns - now_ns);
+}
+
 static void *worker_main(void *arg) {
     kv_store *store = arg;
     kv_worker *w = &store->worker;
@@ -187,8 +215,7 @@ static void *worker_main(void *arg) {
         uint32_t word = atomic_load(&w->word);
         if (atomic_load(&w->stopping))
             return NULL;
-        kv_pool_touch(store->table.entries);
-        kv_pool_touch(store->table.arrays);
+        bool growing = touch_ahead(store);
         uint64_t now_ns = kv_now_ns(), wait_ns = KV_FUTEX_FOREVER;
         if (kv_store_checkpoint_is_due(store, false)) {
             if (now_ns >= retry_ns && kv_store_checkpoint(store, NULL, NULL, NULL) < 0) {
@@ -215,7 +242,7 @@ static void *worker_main(void *arg) {
             if (left_ms * 1000000 < wait_ns)
                 wait_ns = left_ms * 1000000;
         }
-        kv_futex_wait(&w->word, word, wait_ns);
+        rest(store, word, wait_ns, growing);
     }
 }
 
@@ -235,9 +262,13 @@ void kv_worker_wake(kv_store *store) {
     kv_futex_wake(&store->worker.word, 1);
 }
 
+/* What the pool wants is under the lock of its areas by now: the worker that takes that lock later finds it, and one
+ * that took it before has said whether it will look again. */
 static void feed(void *arg) {
-    kv_worker_start(arg);
-    kv_worker_wake(arg);
+    kv_store *store = arg;
+    kv_worker_start(store);
+    if (!atomic_load(&store->worker.looks_soon))
+        kv_worker_wake(store);
 }
 
 void kv_worker_watch_pools(kv_store *store) {
