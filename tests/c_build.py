@@ -22,14 +22,14 @@ from pathlib import Path
 import c_stuck
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ROOT / "tests" / "c"
+TESTS = (ROOT / "tests" / "c", ROOT / "tests" / "sim")
 BUILD = ROOT / "build" / "c-tests"
 CORE_FOLDERS = ("base", "os", "engine", "server")
 
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
 FLAGS = ["-std=c11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-DKV_DEBUG", "-Icsrc"]
 FLAGS += ["-Wno-missing-field-initializers"]
-FLAGS += ["-Itests/c"]
+FLAGS += ["-Itests/c", "-Itests/sim"]
 if sys.platform != "darwin":
     FLAGS += ["-D_GNU_SOURCE"]
 
@@ -64,11 +64,16 @@ def headers():
 
 
 def test_sources():
-    return sorted(TESTS.glob("test_*.c"))
+    return sorted(p for folder in TESTS for p in folder.glob("test_*.c"))
 
 
 def support_sources():
-    return sorted(p for p in TESTS.glob("*.c") if not p.name.startswith("test_"))
+    return sorted(p for folder in TESTS for p in folder.glob("*.c") if not p.name.startswith("test_"))
+
+
+def test_source(program):
+    """The source of the program of that name."""
+    return next(source for source in test_sources() if source.stem == program)
 
 
 def declares(source, what):
@@ -244,4 +249,4 @@ class Variant:
 
 
 if __name__ == "__main__":
-    print(Variant(sys.argv[1]).program(TESTS / f"{sys.argv[2]}.c"))
+    print(Variant(sys.argv[1]).program(test_source(sys.argv[2])))

@@ -1,10 +1,11 @@
 """The tests of the C core, as pytest cases: one per program and variant.
 
-A program is tests/c/test_*.c, linked with csrc/{base,os,engine,server}. Variants: plain (debug
-assertions), asan (address and undefined-behaviour sanitizers), tsan (programs with a line
-``/* tsan */`` near the top). PYKV_C_VARIANTS=plain,asan chooses some; PYKV_C_SEED=N repeats a
-run with the seed that a failure printed. The tests of a program with a line ``/* side by side */``
-there run at the same time: several long ones, each at work in one thread at a time.
+A program is tests/c/test_*.c or tests/sim/test_*.c, linked with csrc/{base,os,engine,server}.
+Variants: plain (debug assertions), asan (address and undefined-behaviour sanitizers), tsan (programs
+with a line ``/* tsan */`` near the top). PYKV_C_VARIANTS=plain,asan chooses some; PYKV_C_SEED=N
+repeats a run with the seed that a failure printed. The tests of a program with a line
+``/* side by side */`` there run at the same time: several long ones, each at work in one thread at a
+time.
 """
 
 import os

@@ -14,7 +14,7 @@ def test_mutation_applies(mutation):
     assert mutation.old != mutation.new
     for command in mutation.tests:
         program, *tests = command.split()
-        source = (c_build.TESTS / f"{program}.c").read_text()
+        source = c_build.test_source(program).read_text()
         assert all(f"TEST({test})" in source for test in tests), command
 
 
