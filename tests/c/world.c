@@ -3,8 +3,6 @@
 
 #include <errno.h>
 
-#include "base/siphash.h"
-
 /* A second close of a number would close somebody else's file in a real program. */
 static int strict_close(void *ctx, int file) {
     const kv_os *inner = fault_os_table(ctx);
@@ -105,32 +103,8 @@ void world_set_clock(world *w, uint64_t now_ms) {
 
 /* ---- Images ------------------------------------------------------------------------------------- */
 
-typedef struct digest_visit {
-    memory_os *memory;
-    uint64_t digest;
-} digest_visit;
-
-static bool add_file(void *arg, const char *name) {
-    digest_visit *d = arg;
-    kv_siphash_key key = {kv_siphash13((kv_siphash_key){1, 2}, name, strlen(name)), 3};
-    int64_t size = memory_os_size(d->memory, WORLD_DIR, name);
-    CHECK(size >= 0);
-    uint8_t *bytes = malloc((size_t)size + 1);
-    CHECK_EQ(memory_os_peek(d->memory, WORLD_DIR, name, 0, bytes, (size_t)size), 0);
-    d->digest += kv_siphash13(key, bytes, (size_t)size);
-    free(bytes);
-    return true;
-}
-
 uint64_t world_files_digest(memory_os *memory) {
-    const kv_os *os = memory_os_table(memory);
-    digest_visit d = {.memory = memory};
-    int dir = os->dir_open(os->ctx, WORLD_DIR, false);
-    if (dir < 0)
-        return 0;
-    CHECK_EQ(os->dir_list(os->ctx, dir, add_file, &d), 0);
-    CHECK_EQ(os->close(os->ctx, dir), 0);
-    return d.digest;
+    return memory_os_digest(memory, WORLD_DIR);
 }
 
 kv_db *image_open(memory_os *image, const kv_options *options) {

@@ -14,16 +14,25 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define HANDLE_BASE 1000000 /* no descriptor of the operating system, should they be mixed up */
 
-typedef struct content {
-    uint8_t *bytes;
-    size_t size;
+/* Bytes that several contents may have in common, of several memory_os: an image of a cut is a copy
+ * of a disk that costs nothing but what differs. */
+typedef struct block {
+    _Atomic unsigned users;
     size_t capacity;
+    uint8_t bytes[];
+} block;
+
+typedef struct content {
+    block *block; /* NULL: never had any */
+    size_t size;
+    uint64_t digest; /* of the bytes; 0: not known yet */
 } content;
 
 typedef struct file file;
@@ -35,7 +44,7 @@ struct file {
     int locks_shared;
     bool locked_exclusive;
     bool blocked;  /* scratch of settle() */
-    file *copy;    /* scratch of memory_os_cut() */
+    file *copy;    /* scratch of memory_os_cut() and _copy(); NULL when no name can lead to it */
 };
 
 typedef struct entry {
@@ -91,6 +100,7 @@ struct memory_os {
     uint64_t random_state;
     unsigned direct; /* alignment that turning it on answers */
     uint64_t direct_writes;
+    uint64_t syncs;
     uint64_t sync_fail_in; /* syncs until one fails; 0: none does */
     int sync_fail_errno;
 };
@@ -128,13 +138,31 @@ static uint64_t random_step(uint64_t *state) {
 
 /* ---- The bytes of a file --------------------------------------------------------------------- */
 
+static void content_drop(content *c) {
+    if (c->block != NULL && atomic_fetch_sub(&c->block->users, 1) == 1)
+        free(c->block);
+}
+
+/* Before a change: the bytes become its own, with room for `size`. */
+static void content_own(content *c, size_t size) {
+    block *old = c->block;
+    c->digest = 0;
+    if (old != NULL && size <= old->capacity && atomic_load(&old->users) == 1)
+        return;
+    size_t capacity = size > c->size ? size + c->size : c->size;
+    block *own = must(malloc(sizeof *own + capacity));
+    atomic_init(&own->users, 1);
+    own->capacity = capacity;
+    if (c->size > 0)
+        memcpy(own->bytes, old->bytes, c->size);
+    content_drop(c);
+    c->block = own;
+}
+
 static void content_resize(content *c, size_t size) {
-    if (size > c->capacity) {
-        c->capacity = size > c->capacity * 2 ? size : c->capacity * 2;
-        c->bytes = must(realloc(c->bytes, c->capacity));
-    }
+    content_own(c, size);
     if (size > c->size)
-        memset(c->bytes + c->size, 0, size - c->size);
+        memset(c->block->bytes + c->size, 0, size - c->size);
     c->size = size;
 }
 
@@ -143,11 +171,41 @@ static void content_write(content *c, uint64_t offset, const uint8_t *bytes, siz
         return;
     if (offset + size > c->size)
         content_resize(c, offset + size);
-    memcpy(c->bytes + offset, bytes, size);
+    content_own(c, 0);
+    memcpy(c->block->bytes + offset, bytes, size);
 }
 
+/* Into one that never had any bytes. */
 static void content_copy(content *to, const content *from) {
-    content_write(to, 0, from->bytes, from->size);
+    *to = *from;
+    if (to->block != NULL)
+        atomic_fetch_add(&to->block->users, 1);
+}
+
+/* Four words at a time, for a sweep over many images does little else. */
+static uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t size) {
+    enum { LANES = 4 };
+    uint64_t lanes[LANES] = {hash, 1, 2, 3}, words[LANES];
+    const uint8_t *p = bytes;
+    hash ^= size;
+    for (; size > 0; size -= size < sizeof words ? size : sizeof words, p += sizeof words) {
+        if (size < sizeof words)
+            memset(words, 0, sizeof words);
+        memcpy(words, p, size < sizeof words ? size : sizeof words);
+        for (int i = 0; i < LANES; i++) {
+            lanes[i] = (lanes[i] ^ words[i]) * UINT64_C(0x9e3779b97f4a7c15);
+            lanes[i] ^= lanes[i] >> 32;
+        }
+    }
+    for (int i = 0; i < LANES; i++)
+        hash = random_step(&hash) ^ lanes[i];
+    return random_step(&hash);
+}
+
+static uint64_t content_digest(content *c) {
+    if (c->digest == 0)
+        c->digest = hash_bytes(0, c->size > 0 ? c->block->bytes : NULL, c->size) | 1;
+    return c->digest;
 }
 
 /* ---- The names of a directory ---------------------------------------------------------------- */
@@ -247,7 +305,9 @@ static int sync_object(memory_os *m, const file *f, const directory *d) {
         else
             c->synced = true;
     }
+    size_t before = m->change_count;
     settle(m);
+    m->syncs += fails || m->change_count != before;
     return fails ? -m->sync_fail_errno : 0;
 }
 
@@ -474,7 +534,7 @@ static int64_t memory_read(void *ctx, int number, void *buffer, size_t size, uin
         size_t rest = offset < now->size ? now->size - (size_t)offset : 0;
         size_t part = size < rest ? size : rest;
         if (part > 0)
-            memcpy(buffer, now->bytes + offset, part);
+            memcpy(buffer, now->block->bytes + offset, part);
         r = (int64_t)part;
     }
     pthread_mutex_unlock(&m->mu);
@@ -496,6 +556,9 @@ static int64_t memory_write(void *ctx, int number, const void *buffer, size_t si
             c->what.offset = offset;
             c->what.size = size;
             c->what.tears = (size_t)((offset + size - 1) / MEMORY_SECTOR - offset / MEMORY_SECTOR);
+            const content *now = &h->file->now;
+            c->what.same = offset + size <= now->size &&
+                           memcmp(now->block->bytes + offset, buffer, size) == 0;
             c->direct = h->direct != 0;
             c->bytes = must(malloc(size));
             memcpy(c->bytes, buffer, size);
@@ -612,8 +675,8 @@ void memory_os_destroy(memory_os *m) {
         return;
     for (file *f = m->files, *next; f != NULL; f = next) {
         next = f->next;
-        free(f->now.bytes);
-        free(f->disk.bytes);
+        content_drop(&f->now);
+        content_drop(&f->disk);
         free(f);
     }
     for (directory *d = m->dirs, *next; d != NULL; d = next) {
@@ -642,6 +705,13 @@ void memory_os_set_direct(memory_os *m, unsigned alignment) {
     pthread_mutex_unlock(&m->mu);
 }
 
+uint64_t memory_os_syncs(memory_os *m) {
+    pthread_mutex_lock(&m->mu);
+    uint64_t syncs = m->syncs;
+    pthread_mutex_unlock(&m->mu);
+    return syncs;
+}
+
 uint64_t memory_os_direct_writes(memory_os *m) {
     pthread_mutex_lock(&m->mu);
     uint64_t writes = m->direct_writes;
@@ -660,15 +730,19 @@ size_t memory_os_change_count(memory_os *m) {
     return count;
 }
 
-memory_change memory_os_change(memory_os *m, size_t index) {
-    pthread_mutex_lock(&m->mu);
+/* The change that is number `index` of those that are not synced. */
+static const change *change_find(const memory_os *m, size_t index) {
     size_t i = 0;
     for (;; i++) {
         assert(i < m->change_count);
         if (!m->changes[i].synced && index-- == 0)
-            break;
+            return &m->changes[i];
     }
-    memory_change what = m->changes[i].what;
+}
+
+memory_change memory_os_change(memory_os *m, size_t index) {
+    pthread_mutex_lock(&m->mu);
+    memory_change what = change_find(m, index)->what;
     pthread_mutex_unlock(&m->mu);
     return what;
 }
@@ -678,29 +752,47 @@ static size_t unchanged_head(const content *disk, const change *c) {
     uint64_t offset = c->what.offset;
     size_t most = KV_DIRECT_ALIGNMENT_MAX - offset % KV_DIRECT_ALIGNMENT_MAX, same = 0;
     while (same < most && same < c->what.size && offset + same < disk->size &&
-           disk->bytes[offset + same] == c->bytes[same])
+           disk->block->bytes[offset + same] == c->bytes[same])
         same++;
     return c->direct ? same : 0;
 }
 
-static void write_garbage(content *disk, const change *c, uint64_t seed) {
+/* Where the write was going: zeros, or other bytes. */
+static void write_other(content *disk, const change *c, bool zeros, uint64_t seed) {
     size_t size = c->what.size, head = unchanged_head(disk, c);
-    uint8_t *garbage = must(malloc(size));
-    for (size_t i = 0; i < size; i++)
-        garbage[i] = (uint8_t)(random_step(&seed) >> 56);
-    content_write(disk, c->what.offset + head, garbage + head, size - head);
-    free(garbage);
+    uint8_t *bytes = must(calloc(1, size));
+    for (size_t i = 0; i < size && !zeros; i++)
+        bytes[i] = (uint8_t)(random_step(&seed) >> 56);
+    content_write(disk, c->what.offset + head, bytes + head, size - head);
+    free(bytes);
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+/* A write without the sectors that it shares with another one. */
+static void write_overtaken(content *disk, const change *c, const change *other) {
+    uint64_t start = c->what.offset, end = start + c->what.size, from = end, to = end;
+    if (other->file == c->file && other->what.kind == MEMORY_WRITE) {
+        uint64_t last = (other->what.offset + other->what.size - 1) / MEMORY_SECTOR;
+        from = min_u64(end, other->what.offset / MEMORY_SECTOR * MEMORY_SECTOR);
+        to = min_u64(end, (last + 1) * MEMORY_SECTOR);
+    }
+    if (from > start)
+        content_write(disk, start, c->bytes, (size_t)(from - start));
+    if (to < start)
+        to = start;
+    content_write(disk, to, c->bytes + (to - start), (size_t)(end - to));
 }
 
 /* A write as the cut left it. */
 static void write_apply(content *disk, const change *c, memory_fate fate) {
     uint64_t offset = c->what.offset;
-    size_t size = c->what.size, from = 0, to = size;
-    if (fate.kind == MEMORY_GARBLED) {
-        write_garbage(disk, c, fate.at);
-        return;
-    }
-    if (fate.kind != MEMORY_KEPT) {
+    size_t from = 0, to = c->what.size;
+    if (fate.kind == MEMORY_ZEROED || fate.kind == MEMORY_GARBLED) {
+        to = 0;
+    } else if (fate.kind != MEMORY_KEPT) {
         assert(fate.at >= 1 && fate.at <= c->what.tears);
         size_t boundary = (size_t)((offset / MEMORY_SECTOR + fate.at) * MEMORY_SECTOR - offset);
         if (fate.kind == MEMORY_TORN_HEAD)
@@ -708,22 +800,39 @@ static void write_apply(content *disk, const change *c, memory_fate fate) {
         else
             to = boundary;
     }
-    if (fate.kind == MEMORY_TORN_GARBLED)
-        write_garbage(disk, c, fate.at);
+    if (fate.kind == MEMORY_ZEROED || fate.kind == MEMORY_TORN_ZEROED)
+        write_other(disk, c, true, 0);
+    if (fate.kind == MEMORY_GARBLED || fate.kind == MEMORY_TORN_GARBLED)
+        write_other(disk, c, false, fate.at);
     content_write(disk, offset + from, c->bytes + from, to - from);
 }
 
-/* Copies the disk of `m` into the empty `after`, on both of its sides. */
+static void copy_file(memory_os *after, file *f) {
+    if (f->copy != NULL)
+        return;
+    f->copy = file_add(after);
+    (void)content_digest(&f->disk); /* once, for all its copies */
+    content_copy(&f->copy->disk, &f->disk);
+}
+
+static void copy_names(listing *to, const listing *from) {
+    for (size_t i = 0; i < from->count; i++)
+        listing_set(to, from->entries[i].name, from->entries[i].file->copy);
+}
+
+/* Copies the disk of `m` into the empty `after`: the files that have a name, or are to have one. */
 static void copy_disk(memory_os *after, memory_os *m) {
-    for (file *f = m->files; f != NULL; f = f->next) {
-        f->copy = file_add(after);
-        content_copy(&f->copy->disk, &f->disk);
-    }
+    for (file *f = m->files; f != NULL; f = f->next)
+        f->copy = NULL;
     for (directory *d = m->dirs; d != NULL; d = d->next) {
         d->copy = dir_add(after, d->path);
         for (size_t i = 0; i < d->disk.count; i++)
-            listing_set(&d->copy->disk, d->disk.entries[i].name, d->disk.entries[i].file->copy);
+            copy_file(after, d->disk.entries[i].file);
+        copy_names(&d->copy->disk, &d->disk);
     }
+    for (size_t i = 0; i < m->change_count; i++)
+        if (m->changes[i].dir != NULL)
+            copy_file(after, m->changes[i].file);
 }
 
 /* After a start the running system sees what is on the disk. */
@@ -735,12 +844,17 @@ static void start_from_disk(memory_os *m) {
             listing_set(&d->now, d->disk.entries[i].name, d->disk.entries[i].file);
 }
 
+/* Other random bytes than the first time: a salt must not come twice. */
+static memory_os *create_after(const memory_os *m) {
+    memory_os *after = memory_os_create(m->random_state ^ UINT64_C(0x5851f42d4c957f2d));
+    after->direct = m->direct;
+    return after;
+}
+
 memory_os *memory_os_cut(memory_os *m, const memory_fate *fates, size_t count) {
     static const memory_fate lost = {MEMORY_LOST, 0}, kept = {MEMORY_KEPT, 0};
     pthread_mutex_lock(&m->mu);
-    /* Other random bytes than the first time: a salt must not come twice. */
-    memory_os *after = memory_os_create(m->random_state ^ UINT64_C(0x5851f42d4c957f2d));
-    after->direct = m->direct;
+    memory_os *after = create_after(m);
     copy_disk(after, m);
     size_t index = 0;
     for (size_t i = 0; i < m->change_count; i++) {
@@ -755,8 +869,12 @@ memory_os *memory_os_cut(memory_os *m, const memory_fate *fates, size_t count) {
             continue;
         if (c->dir != NULL)
             names_apply(&c->dir->copy->disk, c, c->file->copy);
+        else if (c->file->copy == NULL)
+            continue; /* whatever becomes of it */
         else if (c->what.kind == MEMORY_TRUNCATE)
             content_resize(&c->file->copy->disk, c->what.size);
+        else if (fate.kind == MEMORY_OVERTAKEN)
+            write_overtaken(&c->file->copy->disk, c, change_find(m, (size_t)fate.at));
         else
             write_apply(&c->file->copy->disk, c, fate);
     }
@@ -772,6 +890,45 @@ memory_os *memory_os_cut_after(memory_os *m, size_t kept) {
     memory_os *after = memory_os_cut(m, fates, kept);
     free(fates);
     return after;
+}
+
+memory_os *memory_os_copy(memory_os *m) {
+    pthread_mutex_lock(&m->mu);
+    memory_os *after = create_after(m);
+    for (file *f = m->files; f != NULL; f = f->next) {
+        f->copy = file_add(after);
+        content_copy(&f->copy->now, &f->now);
+        content_copy(&f->copy->disk, &f->disk);
+    }
+    for (directory *d = m->dirs; d != NULL; d = d->next) {
+        d->copy = dir_add(after, d->path);
+        copy_names(&d->copy->now, &d->now);
+        copy_names(&d->copy->disk, &d->disk);
+    }
+    for (size_t i = 0; i < m->change_count; i++) {
+        const change *from = &m->changes[i];
+        change *c = change_add(after, from->what.kind, from->what.name, from->file->copy,
+                               from->dir != NULL ? from->dir->copy : NULL);
+        c->what = from->what;
+        c->direct = from->direct;
+        c->synced = from->synced;
+        c->stuck = from->stuck;
+        if (from->bytes != NULL) {
+            c->bytes = must(malloc(from->what.size));
+            memcpy(c->bytes, from->bytes, from->what.size);
+        }
+    }
+    pthread_mutex_unlock(&m->mu);
+    return after;
+}
+
+void memory_os_settle(memory_os *m) {
+    pthread_mutex_lock(&m->mu);
+    for (size_t i = 0; i < m->change_count; i++)
+        m->changes[i].synced |= !m->changes[i].stuck;
+    settle(m);
+    m->syncs++;
+    pthread_mutex_unlock(&m->mu);
 }
 
 void memory_os_fail_sync(memory_os *m, uint64_t nth, int sys_errno) {
@@ -795,7 +952,7 @@ int memory_os_peek(memory_os *m, const char *dir, const char *name, uint64_t off
     file *f = file_find(m, dir, name);
     int r = f == NULL ? -ENOENT : offset + size > f->now.size ? -ERANGE : 0;
     if (r == 0 && size > 0)
-        memcpy(buffer, f->now.bytes + offset, size);
+        memcpy(buffer, f->now.block->bytes + offset, size);
     pthread_mutex_unlock(&m->mu);
     return r;
 }
@@ -811,6 +968,19 @@ int memory_os_poke(memory_os *m, const char *dir, const char *name, uint64_t off
     }
     pthread_mutex_unlock(&m->mu);
     return r;
+}
+
+uint64_t memory_os_digest(memory_os *m, const char *dir) {
+    pthread_mutex_lock(&m->mu);
+    directory *d = dir_find(m, dir);
+    uint64_t digest = 0;
+    for (size_t i = 0; d != NULL && i < d->now.count; i++) {
+        const entry *e = &d->now.entries[i];
+        /* A sum, for the order of names means nothing. */
+        digest += hash_bytes(content_digest(&e->file->now), e->name, strlen(e->name));
+    }
+    pthread_mutex_unlock(&m->mu);
+    return digest;
 }
 
 int64_t memory_os_size(memory_os *m, const char *dir, const char *name) {

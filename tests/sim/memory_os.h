@@ -1,6 +1,6 @@
 /* memory_os.h - a file system in memory that knows what a power cut would leave of it.
  *
- * The durability contract, which is all that the engine may rely on:
+ * The fault model: what a cut can leave, and so all that the engine may rely on.
  *
  *  1. What is written, truncated, made, renamed or removed is seen at once by every reader of the
  *     running system.  On the disk it is a *change* that is not yet synced.
@@ -11,7 +11,9 @@
  *  4. Of the changes that are not synced, any subset may have reached the disk, in any order that
  *     keeps the last one of each byte or name last.  A rename is whole or not there.  A write is a
  *     series of sectors of 512 bytes (counted from the file's start): a cut can leave some of them
- *     and not the others, but never half of one; or it can leave garbage where the write was going.
+ *     and not the others, but never half of one; or it can leave zeros or garbage where the write
+ *     was going.  Two writes to the same sector reach it in either order: it may end as the
+ *     earlier one left it.
  *  5. Bytes of a file that no write has reached read as zeros.
  *  6. A sync that fails may have written any of its changes; and none of them is made durable by a
  *     later sync that succeeds: the system has forgotten that they were not written.
@@ -21,6 +23,13 @@
  *     follows it (direct I/O).  These are safe, whatever becomes of the rest (powersafe overwrite; garbage begins
  *     at the first byte that changes).
  * 10. A handle with direct I/O on takes transfers of whole aligned blocks only; another ends the test.
+ *
+ * Not in it: a disk that calls a sync done when it is not, or changes bytes that nobody writes (a
+ * cut harms no sector but those on their way to the disk; damage is memory_os_poke's matter);
+ * sectors below 512 bytes; a rename that leaves both names or none; a file system that does not
+ * come back by itself, or not with its directory; a cut within a call (it leaves what one before
+ * the call or one after it can leave); calls that fail, but for the sync of point 6 (fault_os.h
+ * does that).
  *
  * What a cut leaves is a fresh memory_os, so that a store can be opened on it as after a restart:
  *
@@ -70,6 +79,7 @@ typedef struct memory_change {
     uint64_t offset;
     uint64_t size;
     size_t tears; /* boundaries of sectors inside the write: it can be torn at 1 ... tears */
+    bool same;    /* a write of the very bytes that were there */
 } memory_change;
 
 size_t memory_os_change_count(memory_os *memory);                 /* oldest first */
@@ -82,8 +92,11 @@ typedef enum memory_fate_kind {
     MEMORY_KEPT,
     MEMORY_TORN,      /* a write: only its part before boundary number `at` is there */
     MEMORY_TORN_HEAD, /* a write: only its part from boundary number `at` on is there */
-    MEMORY_TORN_GARBLED, /* a write: its part before boundary number `at`, and behind it other bytes */
+    MEMORY_TORN_ZEROED,  /* a write: its part before boundary number `at`, and behind it zeros */
+    MEMORY_TORN_GARBLED, /* the same with other bytes behind it */
+    MEMORY_ZEROED,    /* a write: zeros are there */
     MEMORY_GARBLED,   /* a write: other bytes are there, chosen by `at` */
+    MEMORY_OVERTAKEN, /* a write: what it shares with change number `at`, in sectors, is not there */
 } memory_fate_kind; /* all but the first on other changes: kept */
 
 typedef struct memory_fate {
@@ -91,12 +104,22 @@ typedef struct memory_fate {
     uint64_t at;
 } memory_fate;
 
+/* Syncs that had an effect: as long as it is the same, changes are only added. */
+uint64_t memory_os_syncs(memory_os *memory);
+
 /* What the next start finds: all that is synced, and of the changes what `fates` says of each;
  * those from index `count` on are lost.  Owned. */
 memory_os *memory_os_cut(memory_os *memory, const memory_fate *fates, size_t count);
 
 /* The same with the first `kept` changes kept and the others lost. */
 memory_os *memory_os_cut_after(memory_os *memory, size_t kept);
+
+/* What the next process finds when this one is killed: all of it, synced or not, and nothing
+ * open.  Owned. */
+memory_os *memory_os_copy(memory_os *memory);
+
+/* Time goes by: the system has written all changes to the disk, unasked. */
+void memory_os_settle(memory_os *memory);
 
 /* The nth sync from now, of a file or a directory, answers -sys_errno (point 6).  A failure from
  * fault_os, in contrast, leaves the changes to the next sync. */
@@ -111,6 +134,9 @@ int memory_os_peek(memory_os *memory, const char *dir, const char *name, uint64_
 /* Damages the file, both as it is read and on the disk; the same answers. */
 int memory_os_poke(memory_os *memory, const char *dir, const char *name, uint64_t offset,
                    const void *bytes, size_t size);
+
+/* Names and bytes of all files in the directory as a reader sees them, as one number. */
+uint64_t memory_os_digest(memory_os *memory, const char *dir);
 
 /* Its size, or -ENOENT. */
 int64_t memory_os_size(memory_os *memory, const char *dir, const char *name);

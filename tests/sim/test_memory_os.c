@@ -270,7 +270,10 @@ static void test_changes_can_be_inspected(void) {
     CHECK_EQ(change.offset, 500);
     CHECK_EQ(change.size, 1100);
     CHECK_EQ(change.tears, 3);
+    CHECK(!change.same);
     CHECK_EQ(memory_os_change(w.memory, 2).tears, 0);
+    CHECK(memory_os_change(w.memory, 2).same);
+    uint64_t syncs = memory_os_syncs(w.memory);
     change = memory_os_change(w.memory, 3);
     CHECK_EQ(change.kind, MEMORY_TRUNCATE);
     CHECK_EQ(change.size, 7);
@@ -282,6 +285,9 @@ static void test_changes_can_be_inspected(void) {
     CHECK_EQ(sync_file(&w, file), 0);
     CHECK_EQ(memory_os_change_count(w.memory), 3);
     CHECK_EQ(memory_os_change(w.memory, 1).kind, MEMORY_RENAME);
+    CHECK_EQ(memory_os_syncs(w.memory), syncs + 1);
+    CHECK_EQ(sync_file(&w, file), 0); /* of nothing */
+    CHECK_EQ(memory_os_syncs(w.memory), syncs + 1);
     world_end(&w);
 }
 
@@ -302,6 +308,10 @@ static void test_torn_writes(void) {
     check_cut(&w, &fate, 1, "f", "oonnno", 256);
     fate.at = 2;
     check_cut(&w, &fate, 1, "f", "oooono", 256);
+    fate = (memory_fate){MEMORY_TORN_ZEROED, 2};
+    check_cut(&w, &fate, 1, "f", "onnn.o", 256);
+    fate = (memory_fate){MEMORY_ZEROED, 0};
+    check_cut(&w, &fate, 1, "f", "o....o", 256);
 
     fate = (memory_fate){MEMORY_TORN_GARBLED, 1};
     uint8_t bytes[6 * 256];
@@ -316,6 +326,30 @@ static void test_torn_writes(void) {
     world_end(&w);
 }
 
+/* In the same units; sectors that both write to are as the earlier one left them. */
+static void test_overtaken_writes(void) {
+    static const struct {
+        unsigned from, units; /* of the earlier write; the later one has four from the second on */
+        const char *both, *later;
+    } rows[] = {
+        {2, 2, "obaabo", "oboobo"}, {0, 2, "aabbbo", "oobbbo"}, {3, 3, "oboaaa", "oboooo"},
+        {0, 6, "aaaaaa", "oooooo"}, {6, 1, "obbbboa", "obbbbo"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        world w = world_make();
+        int file = durable_file(&w, "f");
+        fill(&w, file, 0, 6 * 256, 'o');
+        CHECK_EQ(sync_file(&w, file), 0);
+        fill(&w, file, rows[i].from * 256, rows[i].units * 256, 'a');
+        fill(&w, file, 256, 4 * 256, 'b');
+        memory_fate fates[] = {KEPT, {MEMORY_OVERTAKEN, 0}};
+        check_cut(&w, fates, 2, "f", rows[i].both, 256);
+        fates[0] = LOST;
+        check_cut(&w, fates, 2, "f", rows[i].later, 256);
+        world_end(&w);
+    }
+}
+
 static void test_torn_write_at_the_end(void) {
     world w = world_make();
     int file = durable_file(&w, "f");
@@ -324,6 +358,8 @@ static void test_torn_write_at_the_end(void) {
     check_cut(&w, &fate, 1, "f", "n", 512);
     fate.kind = MEMORY_TORN_HEAD;
     check_cut(&w, &fate, 1, "f", ".nn", 512);
+    fate.kind = MEMORY_TORN_ZEROED;
+    check_cut(&w, &fate, 1, "f", "n..", 512);
     world_end(&w);
 }
 
@@ -392,6 +428,59 @@ static void test_direct(void) {
     CHECK_EQ(w.os->direct(w.os->ctx, file, true), -EOPNOTSUPP);
     CHECK_EQ(w.os->write(w.os->ctx, file, block + 1, 3, 5), 3);
     CHECK_EQ(memory_os_direct_writes(w.memory), 3);
+    world_end(&w);
+}
+
+/* What one process leaves to the next is on its way to the disk still. */
+static void test_copy(void) {
+    world w = world_make();
+    int file = durable_file(&w, "f");
+    fill(&w, file, 0, 2, 'a');
+    CHECK_EQ(sync_file(&w, file), 0);
+    fill(&w, file, 1, 2, 'b');
+    CHECK_EQ(w.os->rename(w.os->ctx, w.dir, "f", "g"), 0);
+    world next = {.memory = memory_os_copy(w.memory)};
+    fill(&w, file, 0, 3, 'c'); /* none of the other's business */
+    next.os = memory_os_table(next.memory);
+    next.dir = next.os->dir_open(next.os->ctx, "d", false);
+    CHECK_EQ(memory_os_open_count(next.memory), 1);
+    check_file(next.memory, "g", "abb", 1);
+    CHECK_EQ(memory_os_change_count(next.memory), 2);
+    CHECK_EQ(sync_dir(&next), 0);
+    check_cut(&next, NULL, 0, "g", "aa", 1);
+    CHECK_EQ(sync_file(&next, file_open(&next, "g", KV_OPEN_WRITE)), 0);
+    check_cut(&next, NULL, 0, "g", "abb", 1);
+    check_cut(&w, NULL, 0, "f", "aa", 1);
+    memory_os_settle(w.memory);
+    check_cut(&w, NULL, 0, "f", NULL, 1);
+    check_cut(&w, NULL, 0, "g", "ccc", 1);
+    world_end(&next);
+    world_end(&w);
+}
+
+static void test_digest(void) {
+    world w = world_make();
+    uint64_t digests[6];
+    int a = file_open(&w, "a", KV_OPEN_CREATE);
+    digests[0] = memory_os_digest(w.memory, "d");
+    fill(&w, a, 0, 40, '\0');
+    digests[1] = memory_os_digest(w.memory, "d");
+    fill(&w, a, 39, 1, 'x');
+    digests[2] = memory_os_digest(w.memory, "d");
+    CHECK_EQ(w.os->rename(w.os->ctx, w.dir, "a", "b"), 0);
+    digests[3] = memory_os_digest(w.memory, "d");
+    int b = file_open(&w, "a", KV_OPEN_CREATE);
+    fill(&w, b, 7, 1, 'y');
+    digests[4] = memory_os_digest(w.memory, "d");
+    CHECK_EQ(w.os->unlink(w.os->ctx, w.dir, "b"), 0);
+    digests[5] = memory_os_digest(w.memory, "d");
+    for (int i = 0; i < 6; i++)
+        for (int j = 0; j < i; j++)
+            CHECK(digests[i] != digests[j]);
+    CHECK_EQ(w.os->rename(w.os->ctx, w.dir, "a", "b"), 0);
+    fill(&w, b, 7, 1, '\0');
+    fill(&w, b, 39, 1, 'x'); /* as it was, on other ways */
+    CHECK_EQ(memory_os_digest(w.memory, "d"), digests[3]);
     world_end(&w);
 }
 
@@ -561,7 +650,9 @@ CHECK_MAIN(TEST(test_reading_and_writing), TEST(test_opening), TEST(test_names),
            TEST(test_unsynced_bytes_are_lost), TEST(test_a_sync_is_of_one_file_and_not_of_its_name),
            TEST(test_names_need_the_directory), TEST(test_any_subset_of_changes),
            TEST(test_any_subset_of_names), TEST(test_changes_can_be_inspected),
-           TEST(test_torn_writes), TEST(test_torn_write_at_the_end), TEST(test_garbled_writes),
+           TEST(test_torn_writes), TEST(test_overtaken_writes), TEST(test_torn_write_at_the_end),
+           TEST(test_garbled_writes),
            TEST(test_garbled_behind_an_unchanged_head), TEST(test_direct),
-           TEST(test_failed_sync), TEST(test_life_after_a_cut), TEST(test_damage),
+           TEST(test_copy), TEST(test_digest), TEST(test_failed_sync),
+           TEST(test_life_after_a_cut), TEST(test_damage),
            TEST(test_random_prefixes), TEST(test_cuts_while_running))
