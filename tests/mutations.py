@@ -1,6 +1,6 @@
 """Breaks the store on purpose, in known ways, and shows that the tests notice each.
 
-    python tests/mutations.py                    all of them: a table, and "16 of 16 mutations caught"
+    python tests/mutations.py                    all of them: a table, and "19 of 19 mutations caught"
     python tests/mutations.py --list             what there is
     python tests/mutations.py log-sync salt      some, by their names
     python tests/mutations.py --jobs 2           so many at the same time
@@ -56,7 +56,7 @@ MUTATIONS = (
         "csrc/engine/log.c",
         "    kv_status status = kv_file_sync(&log->segment.file, err);\n",
         "    kv_status status = KV_OK;\n    (void)err;\n",
-        ("test_crash test_power_cut_without_direct_io",),
+        ("test_crash test_power_cut_without_direct_io_1",),
     ),
     Mutation(
         "directory-sync",
@@ -64,7 +64,16 @@ MUTATIONS = (
         "csrc/engine/segment.c",
         "    if (status == KV_OK)\n        status = kv_dir_sync(file->dir, err);\n",
         "",
-        ("test_crash test_power_cut_without_direct_io",),
+        ("test_crash test_power_cut_without_direct_io_1",),
+    ),
+    Mutation(
+        "late-sync",
+        "acknowledges every other commit before the sync that covers it",
+        "csrc/engine/log.c",
+        "    if ((g->sync || log->options->sync == KV_SYNC_ALWAYS) &&\n",
+        "    static int turn;\n"
+        "    if ((g->sync || log->options->sync == KV_SYNC_ALWAYS) && ++turn % 2 == 0 &&\n",
+        ("test_crash test_power_cut_without_direct_io_1",),
     ),
     Mutation(
         "early-wake",
@@ -142,6 +151,24 @@ MUTATIONS = (
         "    if (!kv_frame_header_decode(header, bytes) || header->lsn != lsn ||\n",
         "    if (!kv_frame_header_decode(header, bytes) ||\n",
         ("test_corruption test_a_frame_of_an_earlier_life",),
+    ),
+    Mutation(
+        "stale-segment",
+        "replays what a recycled segment's file had before",
+        "csrc/engine/recover.c",
+        "    if (!kv_frame_header_decode(header, bytes) || header->lsn != lsn ||\n"
+        "        header->salt != r->segment->header.salt ||\n",
+        "    if (!kv_frame_header_decode(header, bytes) ||\n",
+        ("test_crash test_power_cut_without_direct_io_1",),
+    ),
+    Mutation(
+        "killed-names",
+        "opens after a kill without a sync of the directory, in which names may be new",
+        "csrc/engine/open.c",
+        "    if (contents->store_file && !store->options.read_only)\n"
+        "        status = kv_dir_sync(&store->dir, err);\n",
+        "",
+        ("test_crash test_power_cut_without_direct_io_1",),
     ),
     # ---- Memory -------------------------------------------------------------------------------
     Mutation(

@@ -5,15 +5,17 @@ Variants: plain (debug assertions), asan (address and undefined-behaviour saniti
 with a line ``/* tsan */`` near the top). PYKV_C_VARIANTS=plain,asan chooses some; PYKV_C_SEED=N
 repeats a run with the seed that a failure printed. The tests of a program with a line
 ``/* side by side */`` there run at the same time: several long ones, each at work in one thread at a
-time.
+time. What the programs print is shown with -rA.
 """
 
 import os
+import re
 from functools import cache
 
 import c_build
 import pytest
 
+TIMEOUT = None if "PYKV_C_CRASH" in os.environ else 600  # seconds; see tests/sim/test_crash.c
 VARIANTS = os.environ.get("PYKV_C_VARIANTS", "plain,asan,tsan").split(",")
 
 
@@ -69,6 +71,11 @@ def test_program(source, c_variant):
     seed = os.environ.get("PYKV_C_SEED")
     side_by_side = c_build.declares(source, "side by side")
     run = c_variant.run_side_by_side if side_by_side else c_variant.run
-    done = run(program, *(["--seed", seed] if seed else []))
+    done = run(program, *(["--seed", seed] if seed else []), timeout=TIMEOUT)
     if done.returncode != 0:
         pytest.fail(f"exit code {done.returncode}\n{done.stdout}", pytrace=False)
+    print(done.stdout)
+    counts = [int(count) for count in re.findall(r"(\d+) distinct crash images", done.stdout)]
+    if counts:
+        print(f"{sum(counts)} distinct crash images in all")
+        assert sum(counts) >= 10_000

@@ -59,7 +59,7 @@ const char *scenario_name(unsigned number) {
                                         "put expiring", "expire", "expire many", "sweep",
                                         "checkpoint"};
     static _Thread_local char text[40];
-    snprintf(text, sizeof text, "step %u (%s)", number, kinds[scenario_steps[number].kind]);
+    snprintf(text, sizeof text, "step %u (%s)", number, kinds[scenario_step(number)->kind]);
     return text;
 }
 
@@ -73,7 +73,7 @@ typedef struct batch_ops {
 
 /* Puts of six keys, one of them twice (the last counts), and deletes of the two before them. */
 static void batch_make(batch_ops *b, unsigned number, const model *m) {
-    const step *s = &scenario_steps[number];
+    const step *s = scenario_step(number);
     b->deleted = 0;
     for (unsigned i = 0; i < BATCH_SIZE; i++) {
         bool put = i < 7;
@@ -101,19 +101,27 @@ static kv_status batch_run(unsigned number, kv_db *db, model *m, kv_error *err) 
     uint64_t deleted = UINT64_MAX;
     batch_make(&b, number, m);
     kv_status status =
-        kv_write(db, b.ops, BATCH_SIZE, scenario_steps[number].flags, &deleted, err);
+        kv_write(db, b.ops, BATCH_SIZE, scenario_step(number)->flags, &deleted, err);
     if (status < 0)
         return status;
     CHECK_EQ(status, KV_OK);
     CHECK_EQ(deleted, b.deleted);
-    batch_apply(&b, m);
+    scenario_apply(number, m); /* not `b`: a watch on calls may have run other steps meanwhile */
     return status;
 }
 
 /* ---- Expiries ------------------------------------------------------------------------------------ */
 
+#define SWEEP_MS (KV_EXPIRY_MAX / 2)
+#define ROUNDS_MAX 1000u
+
+uint64_t scenario_sweep_ms(unsigned number) {
+    CHECK(number / scenario_count < ROUNDS_MAX);
+    return SWEEP_MS + number / scenario_count;
+}
+
 static uint64_t expiry_of(unsigned number, unsigned key) {
-    return SCENARIO_SWEEP_MS + (key == SWEPT_KEY ? 0 : 1 + number);
+    return key == SWEPT_KEY ? scenario_sweep_ms(number) : SWEEP_MS + ROUNDS_MAX + number;
 }
 
 enum { EXPIRE_MANY = 6 };
@@ -122,7 +130,7 @@ enum { EXPIRE_MANY = 6 };
  * past (a delete), one that is past, and one for a key that is not there. */
 static void expire_many_make(kv_op ops[EXPIRE_MANY], char keys[EXPIRE_MANY][KEY_SIZE_MAX],
                              unsigned number) {
-    const step *s = &scenario_steps[number];
+    const step *s = scenario_step(number);
     kv_bytes value = value_of(number, 0, s->size);
     ops[0] = (kv_op){KV_OP_EXPIRE, key_of(s->key, keys[0]), {0}, expiry_of(number, s->key)};
     ops[1] = (kv_op){KV_OP_EXPIRE, key_of(40, keys[1]), {0}, 0};
@@ -151,7 +159,7 @@ static kv_status expire_many_run(unsigned number, kv_db *db, kv_error *err) {
     char keys[EXPIRE_MANY][KEY_SIZE_MAX];
     uint64_t deleted = UINT64_MAX;
     expire_many_make(ops, keys, number);
-    kv_status status = kv_write(db, ops, EXPIRE_MANY, scenario_steps[number].flags, &deleted, err);
+    kv_status status = kv_write(db, ops, EXPIRE_MANY, scenario_step(number)->flags, &deleted, err);
     if (status == KV_OK)
         CHECK_EQ(deleted, 0); /* only what was asked to be deleted counts */
     return status;
@@ -174,7 +182,7 @@ static void incr_apply(const step *s, model *m) {
 }
 
 void scenario_apply(unsigned number, model *m) {
-    const step *s = &scenario_steps[number];
+    const step *s = scenario_step(number);
     char text[KEY_SIZE_MAX];
     kv_bytes key = key_of(s->key, text), value = value_of(number, 0, s->size);
     bool there = model_get(m, key) != NULL;
@@ -255,7 +263,7 @@ static kv_status pop_any_run(kv_db *db, model *m, kv_error *err) {
 }
 
 kv_status scenario_run(unsigned number, kv_db *db, model *m, kv_error *err) {
-    const step *s = &scenario_steps[number];
+    const step *s = scenario_step(number);
     char text[KEY_SIZE_MAX];
     kv_bytes key = key_of(s->key, text), value = value_of(number, 0, s->size);
     const kv_bytes *there = model_get(m, key);

@@ -2,6 +2,8 @@
  *
  * Each step is one commit (or none), with values of its own: a state tells by itself after which
  * step it was.  The values are large enough that a log of tiny segments has to rotate.
+ *
+ * Behind its last step the scenario begins anew: a step's number goes on, and its values are others.
  */
 #ifndef SCENARIO_H
 #define SCENARIO_H
@@ -34,11 +36,15 @@ typedef struct step {
     unsigned flags; /* KV_SYNC */
 } step;
 
-/* Expiries are later than this, but for a key that will be swept away. */
-#define SCENARIO_SWEEP_MS (KV_EXPIRY_MAX / 2)
-
 extern const step scenario_steps[];
 extern const unsigned scenario_count;
+
+static inline const step *scenario_step(unsigned number) {
+    return &scenario_steps[number % scenario_count];
+}
+
+/* When the key that STEP_SWEEP `number` deletes expires; all others do later, in whatever round. */
+uint64_t scenario_sweep_ms(unsigned number);
 
 /* Does step `number` on the store, and on `m` when it was acknowledged (KV_OK, or an ordinary other
  * outcome); the answer must be the one that `m` demands.  Otherwise (< 0) `m` is left as it is. */
