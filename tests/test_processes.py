@@ -334,6 +334,48 @@ def test_fork_under_load(store):
 
 
 @needs_fork
+def test_fork_while_others_open_and_close(disk, tmp_path):
+    """A child is made at any moment of an open and of a close: what it inherits it can close, and it can open its own."""
+    stop = threading.Event()
+    handles, errors, rounds = [None] * 3, [], [0] * 3
+
+    def visit(name):
+        try:
+            while not stop.is_set():
+                handles[name] = pykv.open(tmp_path / f"{name}", **disk.options)
+                rounds[name] = handles[name].incr(b"n")
+                handles[name].close()
+        except BaseException as error:
+            errors.append(error)
+
+    def child():
+        signal.alarm(30)
+        for handle in handles:
+            if handle is not None:
+                with pytest.raises((pykv.ForkError, pykv.ClosedError)):
+                    handle.get(b"n")
+                handle.close()
+        with pykv.open(tmp_path / "child", **disk.options) as mine:
+            return mine.incr(b"n")
+
+    threads = [threading.Thread(target=visit, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(15):
+            assert in_child(child) == (0, str(number + 1))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert errors == [] and min(rounds) > 0
+    for name in range(3):
+        with pykv.open(tmp_path / f"{name}", **disk.options) as store:
+            assert store == {b"n": b"%d" % rounds[name]}
+    print(f"15 forks during {sum(rounds)} opens and closes")
+
+
+@needs_fork
 def test_a_forked_child_that_exits_in_order(disk, script):
     """With atexit handlers and all: it says nothing, and changes nothing."""
     _, err = script.run(
@@ -384,6 +426,38 @@ def test_a_spawned_process(path, monkeypatch):
         process.join()
         assert process.exitcode == 0
         store[b"k"] = b"w"
+
+
+inherited = None
+
+
+def work_in_a_pool(number):
+    """In a forked worker: the parent's store is dead there, one of its own works."""
+    with pytest.raises(pykv.ForkError):
+        inherited.put(b"k", b"worker")
+    with pykv.open() as mine:
+        mine.put_many({b"%d" % i: b"v" for i in range(number)})
+        return len(mine)
+
+
+def fail_in_a_pool(key):
+    return inherited[key]
+
+
+@needs_fork
+def test_a_pool_of_forked_workers(disk, monkeypatch):
+    """They use the store that they inherited, and the parent is told in the exception's own type."""
+    store = disk.open()
+    store[b"k"] = b"v"
+    monkeypatch.setitem(globals(), "inherited", store)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(work_in_a_pool, range(20)) == list(range(20))
+        with pytest.raises(pykv.ForkError):
+            pool.apply(fail_in_a_pool, (b"k",))
+        store[b"l"] = b"w"
+        pool.close()
+        pool.join()
+    assert store == {b"k": b"v", b"l": b"w"}
 
 
 def test_a_store_cannot_be_pickled(store):

@@ -341,6 +341,7 @@ static kv_status open_signed(kv_store *store, const contents *contents, kv_error
     }
 out:
     if (status < 0) {
+        kv_store_end(store);
         kv_table_fini(&store->table);
         kv_checkpoint_destroy(store->checkpoint);
         store->checkpoint = NULL;
@@ -410,6 +411,7 @@ kv_status kv_store_close(kv_store *store, kv_error *err) {
             (void)!kv_store_checkpoint(store, NULL, NULL, NULL);
         status = kv_log_close(store->log, err);
     }
+    kv_store_end(store);
     kv_log_destroy(store->log);
     kv_table_fini(&store->table);
     kv_checkpoint_destroy(store->checkpoint);

@@ -43,12 +43,14 @@ static void after_fork_child(void) {
     for (kv_store *s = stores; s != NULL; s = s->next) {
         for (kv_db *db = s->handles; db != NULL; db = db->next)
             atomic_fetch_or(&db->calls, KV_CALLS_FORKED);
+        kv_file_close(&s->lock_file);
+        kv_dir_close(&s->dir);
+        if (s->ending)
+            continue; /* what follows was being freed */
         if (s->log != NULL)
             kv_log_abandon(s->log);
         if (s->checkpoint != NULL)
             kv_file_close(&s->checkpoint->file);
-        kv_file_close(&s->lock_file);
-        kv_dir_close(&s->dir);
         if (s->table.entries != NULL)
             kv_pool_abandon(s->table.entries);
     }
@@ -83,16 +85,18 @@ static void add_handle_locked(kv_store *store, kv_db *db) {
     store->handle_count++;
 }
 
-/* True when it was the last one: the store is then busy, and the caller's to close. */
+/* True when it was the last one: the store is then busy, and the caller's to close.  The handle stays on its list
+ * until the store goes: a child that is forked meanwhile has nobody who would finish closing it. */
 static bool remove_handle(kv_store *store, kv_db *db) {
     LOCK();
+    bool last = --store->handle_count == 0;
     kv_db **at = &store->handles;
     while (*at != db)
         at = &(*at)->next;
-    *at = db->next;
-    bool last = --store->handle_count == 0;
     if (last)
         atomic_store(&store->busy, 1); /* an open of this directory waits for us */
+    else
+        *at = db->next;
     UNLOCK();
     return last;
 }
@@ -102,6 +106,12 @@ uint64_t kv_store_handles(kv_store *store) {
     uint64_t count = store->handle_count;
     UNLOCK();
     return count;
+}
+
+void kv_store_end(kv_store *store) {
+    LOCK();
+    store->ending = true;
+    UNLOCK();
 }
 
 void kv_store_warn(kv_store *store) {

@@ -60,6 +60,7 @@ typedef struct kv_store {
     struct kv_store *next;
     kv_db *handles;
     uint32_t handle_count;
+    bool ending; /* its log, checkpoint and table are being freed */
 
     /* atomic */
     _Atomic uint32_t busy; /* 1 while it is opened or closed.  Written under the registry's mutex */
@@ -129,6 +130,7 @@ static inline void kv_db_leave(kv_db *db) {
 
 /* registry.c */
 uint64_t kv_store_handles(kv_store *store);
+void kv_store_end(kv_store *store);  /* from here on a forked child leaves alone what `ending` names */
 void kv_store_warn(kv_store *store); /* every handle is to tell of the checkpoint's error */
 
 /* open.c */

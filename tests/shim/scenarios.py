@@ -295,6 +295,27 @@ def close_during_a_delayed_sync(place):
         same(look(store), {b"k": b"v"})
 
 
+def a_fork_during_a_delayed_close(place):
+    """The child inherits a handle that nobody there will finish closing: it is dead, and closed at once."""
+    store = place.open()
+    store[b"k"] = b"v"
+    idle(store)
+    place.disk.gate = 1
+    close = Call(store.close)
+    wait_until(lambda: place.disk.waiting > 0)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(PATIENCE // 3)
+        store.close()
+        raises(pykv.ForkError, store.get, b"k")
+        os._exit(0)
+    place.disk.gate = 0
+    same(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+    close.end()
+    with place.open() as store:
+        same(look(store), {b"k": b"v"})
+
+
 def an_interrupt_during_a_delayed_sync(place):
     """Ctrl-C while the main thread waits for the disk: not lost, and the store goes on."""
     store = place.open()
