@@ -4,8 +4,11 @@ Memory is what the C library counts as in use, with Python's own allocations goi
 leak of one block per call stands out after a thousand calls.
 """
 
+import os
 import sys
+import tempfile
 
+import leak_sweep
 import pytest
 
 import pykv
@@ -240,6 +243,27 @@ def test_no_call_leaks_memory(script, path, options):
     assert child.returncode == 0, out + err
 
 
+def test_the_sweep_knows_every_function():
+    """A new function or parameter needs good arguments in leak_sweep.py; the wrong ones follow from them."""
+    functions = {name: names for name, names in leak_sweep.stub().items() if names is not None}
+    assert {name: {*positional, *keywords} for name, (positional, keywords) in functions.items()} == {
+        name: set(arguments) for name, arguments in leak_sweep.CALLS.items()
+    }
+
+
+@linux
+def test_no_error_leaks_here_or_in_a_child(script):
+    """Every function, every wrong argument, every state of a store: see leak_sweep.py."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # it makes many copies, of which none has to last
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        child = script.start("import leak_sweep; leak_sweep.main()", folder, 12, env={"PYTHONMALLOC": "malloc"})
+        out, err = child.communicate(timeout=300)
+    if child.returncode == 77:
+        pytest.skip("this C library has no mallinfo2")
+    print(out)
+    assert child.returncode == 0, out + err
+
+
 @linux
 def test_opening_and_closing_leaves_nothing(script, path):
     out, _ = script.run(
@@ -283,8 +307,6 @@ assert after[0] - before[0] < 150 * 16, (before, after)
 
 def test_refused_opens_leave_nothing(path, tmp_path):
     """Descriptors and locks of an open that failed half-way are given back."""
-    import os
-
     from test_damage import author_with_a_last_frame, change
 
     author, offset, _, _ = author_with_a_last_frame(tmp_path / "damaged")
