@@ -182,6 +182,61 @@ def test_forked_child(memory):
         assert raw.ask("PING") == b"PONG" and server.running
 
 
+def test_fork_under_load(tmp_path):
+    """Children are made while the loops, the committer and the disk are at work: clients notice nothing."""
+    stop, counts = threading.Event(), [0] * 4
+
+    def ask(name):
+        with Raw(server.address) as raw:
+            while not stop.is_set():
+                counts[name] = raw.ask("INCR", f"{name}")
+
+    with pykv.open(tmp_path / "s") as store, pykv.serve(store, port=0, threads=2) as server:
+        threads = [threading.Thread(target=ask, args=(name,)) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    signal.alarm(PATIENCE)
+                    server.stop()
+                    store.close()
+                    with pykv.open() as mine, pykv.serve(mine, port=0) as other, Raw(other.address) as raw:
+                        status = 0 if raw.ask("INCR", "n") == 1 and not server.running else 2
+                finally:
+                    os._exit(status)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert store == {b"%d" % name: b"%d" % count for name, count in enumerate(counts)} and min(counts) > 0
+
+
+def test_a_server_that_is_stopped_and_goes_on(tmp_path):
+    """By SIGSTOP and SIGCONT: replies come late, each once and in its order."""
+    with serving(tmp_path / "s", "--threads", 2) as process:
+        clients = [Raw(process.address) for _ in range(4)]
+        for number in range(1, 21):
+            for client in clients:
+                client.send(request("INCR", "n") * 5)
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            with pytest.raises(pykv.LockedError):
+                pykv.open(tmp_path / "s")
+            process.send_signal(signal.SIGCONT)
+            replies = [[client.reply() for _ in range(5)] for client in clients]
+            assert all(mine == sorted(mine) for mine in replies)
+            assert sorted(sum(replies, [])) == list(range(20 * number - 19, 20 * number + 1))
+        for client in clients:
+            client.close()
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    with pykv.open(tmp_path / "s") as store:
+        assert store == {b"n": b"400"} and store.recovery["clean"]
+
+
 def test_child_that_lives_on(memory):
     """It has copies of all descriptors, and yet connections end and the port is free again."""
     with pykv.serve(memory, port=0) as server:

@@ -1,6 +1,7 @@
-"""Signals: Ctrl-C reaches the main thread, and any number of others break no write."""
+"""Signals: Ctrl-C reaches the main thread, any number of others break no write, and a stopped process goes on."""
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -62,6 +63,109 @@ def test_writes_under_many_signals(store, beats):
             model[b"n"] = b"%d" % (i // 10)
     assert beats[0] >= 20, "no signals came: nothing was tested"
     assert_holds(store, model)
+
+
+def test_a_thousand_signals_a_second(script, disk):
+    """From the system's clock, so that they come while threads are inside of the store, waiting for the disk."""
+    out, _ = script.run(
+        """
+        import os, signal, sys, threading, time, pykv
+        store, stop, done = pykv.open(sys.argv[1], sync=sys.argv[2], sync_interval=0.01), False, [0] * 4
+
+        def work(name):
+            while not stop:
+                store[f"{name} {done[name]}"] = "v" * (done[name] * 97 % 5000)
+                done[name] += 1
+                if done[name] % 50 == 0:
+                    store.sync()
+                    store.checkpoint()
+
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write)  # gets a byte for each
+        signal.signal(signal.SIGALRM, lambda number, frame: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        count = 0
+        while count < 1000:
+            count += len(os.read(read, 10_000))
+        stop = True
+        for thread in threads:
+            thread.join()
+        store.close()
+        signal.setitimer(signal.ITIMER_REAL, 0)  # at the end of the interpreter there is no handler
+        print(count, *done)
+        """,
+        disk.path,
+        disk.options["sync"],
+    )
+    signals, *done = map(int, out.split())
+    print(f"{signals} signals, {sum(done)} writes")
+    assert min(done) > 0
+    with disk.open() as store:
+        assert_holds(store, {b"%d %d" % (n, i): b"v" * (i * 97 % 5000) for n in range(4) for i in range(done[n])})
+
+
+STOPPED = """
+    import sys, threading, pykv
+    store = pykv.open(sys.argv[1], sync=sys.argv[2], sync_interval=0.01)
+    said = threading.Lock()
+
+    def work(name):
+        i = 0
+        while True:
+            store[f"{name} {i}"] = "v"
+            i += 1
+            with said:
+                print(name, flush=True)
+
+    for name in range(4):
+        threading.Thread(target=work, args=(name,), daemon=True).start()
+    sys.stdin.readline()
+    store.close()
+"""
+
+
+@pytest.mark.parametrize("end", ["closed", "killed"])
+def test_a_process_that_is_stopped_and_goes_on(script, disk, rng, end):
+    """At any moment: it keeps the lock meanwhile, and loses nothing, also if it is killed while it is stopped."""
+    child = script.start(STOPPED, disk.path, disk.options["sync"])
+    counts = [0] * 4
+
+    def listen():
+        for line in child.stdout:
+            counts[int(line)] += 1
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    stops = 25
+    for number in range(stops):
+        before = sum(counts)
+        while sum(counts) < before + 20:
+            assert child.poll() is None, child.stderr.read()
+            time.sleep(0.0005)
+        time.sleep(rng.random() * 0.003)
+        child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+        with pytest.raises(pykv.LockedError) as caught:
+            pykv.open(disk.path, **disk.options)
+        assert caught.value.pid == child.pid
+        if end == "killed" and number == stops - 1:
+            child.kill()
+        child.send_signal(signal.SIGCONT)
+    if end == "closed":
+        child.stdin.write("\n")
+        child.stdin.flush()
+    child.wait(30)
+    listener.join()
+    assert child.returncode == (0 if end == "closed" else -signal.SIGKILL)
+    with disk.open() as store:
+        for name, count in enumerate(counts):
+            assert store.get_many([f"{name} {i}" for i in range(count)]) == [b"v"] * count
+        assert store.recovery["clean"] == (end == "closed")
+    print(f"stopped {stops} times during {sum(counts)} acknowledged writes")
 
 
 def test_large_writes_under_many_signals(disk, beats, rng):

@@ -121,6 +121,36 @@ def test_an_interpreter_that_ends_with_an_open_store(disk):
     store._verify()
 
 
+def test_an_interpreter_that_ends_with_a_running_server(disk):
+    """Its clients are told, its port is free, and the other handles on the store go on."""
+    from serving import Raw, free_port
+
+    if not hasattr(pykv, "serve"):
+        pytest.skip("this build has no server")
+    paths, port = python_environment()["PYTHONPATH"].split(":"), free_port()
+    store = disk.open()
+    for number in range(3):
+        other = interpreters.create()
+        run_in(
+            other,
+            f"""
+            import sys
+            sys.path[:0] = {paths!r}
+            import pykv
+            store = pykv.open(path, sync=sync)
+            server = pykv.serve(store, port=port)
+            """,
+            path=str(disk.path),
+            sync=disk.options["sync"],
+            port=port,
+        )
+        with Raw(("127.0.0.1", port)) as raw:
+            assert raw.ask("INCR", "n") == number + 1
+            interpreters.destroy(other)
+            assert raw.at_end()
+    assert store == {b"n": b"3"} and store.stats()["handles"] == 1
+
+
 def test_the_module_survives_its_reimport(script):
     """Multi-phase init: a second module object is a second module, and both work."""
     script.run(

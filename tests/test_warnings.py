@@ -7,7 +7,43 @@ import pytest
 import pykv
 
 TOUR = """
-    import gc, sys, threading, pykv
+    import datetime, gc, io, shutil, socket, sys, threading, pykv
+
+    def look(done, total):
+        pass
+
+    def upkeep(store):
+        store.put("t", "v", ttl=50), store.put("u", "v", ttl=datetime.timedelta(1), sync=True)
+        store.put_many({"x": "1"}, ttl=0.001), store.ttl("t"), store.expire("t", 5.5), store.persist("t")
+        with store.batch(sync=True) as batch:
+            batch.put("u", "w", 50), batch.expire("t", 60), batch.persist("u")
+            batch.put_many({"a": "1"}), batch.delete_many(["b"])
+        store.checkpoint(progress=look), store.preload(progress=look)
+        store.backup(sys.argv[1] + ".copy", progress=look)
+        pykv.restore(sys.argv[1] + ".copy", sys.argv[1] + ".restored", progress=look)
+        pykv.check(sys.argv[1] + ".copy", progress=look)
+        pykv.repair(sys.argv[1] + ".copy", sys.argv[1] + ".repaired", progress=look)
+        for made in (".copy", ".restored", ".repaired"):
+            shutil.rmtree(sys.argv[1] + made)
+        for format in ("jsonl", "redis"):
+            file = io.BytesIO()
+            pykv.dump(store, file, format=format, progress=look)
+            file.seek(0)
+            pykv.load(store, file)
+        with pykv.serve(store, port=0) as server:
+            with socket.create_connection(server.address) as client:
+                client.sendall(b"PING\\r\\n")
+                assert client.recv(100) == b"+PONG\\r\\n"
+            repr(server), server.url, server.running, server._figures(), server.wait(0)
+        for bad in (lambda: store.put("k", "v", ttl="5"), lambda: store.expire("k", -1), lambda: store.ttl("none"),
+                    lambda: pykv.check(sys.argv[1] + ".none"), lambda: pykv.load(store, io.BytesIO(b"{")),
+                    lambda: store.checkpoint(progress=5), lambda: pykv.serve(store, port=-1)):
+            try:
+                bad()
+            except (KeyError, TypeError, ValueError, pykv.Error):
+                pass
+            else:
+                raise SystemExit("no error?")
 
     def tour(store):
         store["a"] = "1"
@@ -50,6 +86,8 @@ TOUR = """
             for mode in ("always", "interval", "never"):
                 with pykv.open(path, sync=mode, gil=gil) as store:
                     tour(store)
+                    if mode == "never":
+                        upkeep(store)
     del store
     gc.collect()
 """
