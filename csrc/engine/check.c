@@ -396,6 +396,8 @@ static kv_status run(const char *path, kv_db *into, const kv_check_options *opti
         add_sizes(&c);
         status = check_files(&c, err);
     }
+    if (status == KV_OK)
+        status = kv_salvage_expiries(&c, err);
     if (status == KV_OK) {
         c.done = c.total = c.done > c.total ? c.done : c.total;
         status = show_progress(&c, err);
@@ -406,6 +408,7 @@ static kv_status run(const char *path, kv_db *into, const kv_check_options *opti
     kv_mem_free(c.segments);
     kv_mem_free(c.buffer);
     kv_mem_free(c.ops);
+    kv_destroy(c.held);
     return status;
 }
 

@@ -64,6 +64,8 @@ typedef struct kv_checker {
 
     kv_op *ops; /* salvage.c: the commit that is being made */
     size_t op_count, op_capacity;
+    kv_db *held; /* keys whose expiry is past or near, and that; owned; NULL: none yet */
+    uint64_t soon_ms;
 } kv_checker;
 
 /* ---- check.c: reading ---------------------------------------------------------------------- */
@@ -119,6 +121,9 @@ kv_status kv_check_log(kv_checker *c, uint64_t sequence, const uint64_t *lsn, kv
 /* Records whose checksum fits and that all decode: of a block as they come, of a frame commit by commit. */
 kv_status kv_salvage_records(kv_checker *c, const uint8_t *bytes, size_t size, bool commits,
                              kv_error *err) KV_MUST_CHECK;
+
+/* When everything has been read: the expiries that were held back. */
+kv_status kv_salvage_expiries(kv_checker *c, kv_error *err) KV_MUST_CHECK;
 
 /* Guesses keys in damaged bytes; `range`: of a block, whose hashes they must have; may be NULL. */
 void kv_salvage_suspects(kv_checker *c, const uint8_t *bytes, size_t size,

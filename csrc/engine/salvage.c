@@ -1,17 +1,21 @@
 /* salvage.c - see check.h: what kv_salvage does with what is whole, and with what is not.
  *
- * Whole records go through the public API, in the order of the log, so the new store makes its own log of them;
- * an expiry that has passed meanwhile becomes a delete there.
+ * Whole records go through the public API, in the order of the log, so the new store makes its own log of them.
+ *
+ * There an expiry that has passed becomes a delete at once, but reading a log applies records whatever the time is: a later
+ * one may give the key more time, as a session gets each time that it is used.  So a key whose time is past, or soon
+ * will be, is written without an expiry, and what that is stands in a store in memory until everything has been read.
  */
 #include "../base/mem.h"
 #include "check.h"
 
+#define SOON_MS 86400000u /* a day: until then everything has been read */
 #define OPS_OF_BLOCK_MAX 4096u          /* a block is no commit: it is written in handy parts */
 #define BYTES_OF_BLOCK_MAX (16u << 20)
 
 /* ---- What is whole ------------------------------------------------------------------------- */
 
-static kv_status add_op(kv_checker *c, const kv_record *r, kv_error *err) {
+static kv_status add_op(kv_checker *c, kv_op op, kv_error *err) {
     if (c->op_count == c->op_capacity) {
         size_t capacity = c->op_capacity * 2 + 64;
         kv_op *grown = kv_mem_realloc(c->ops, capacity * sizeof *grown);
@@ -20,8 +24,7 @@ static kv_status add_op(kv_checker *c, const kv_record *r, kv_error *err) {
         c->ops = grown;
         c->op_capacity = capacity;
     }
-    c->ops[c->op_count++] = (kv_op){
-        .kind = (kv_op_kind)r->kind, .key = r->key, .value = r->value, .expiry = r->expiry};
+    c->ops[c->op_count++] = op;
     return KV_OK;
 }
 
@@ -31,6 +34,56 @@ static kv_status write_ops(kv_checker *c, kv_error *err) {
     kv_status status = kv_write(c->into, c->ops, c->op_count, 0, NULL, err);
     c->op_count = 0;
     return status;
+}
+
+/* Keeps the record's expiry for the end, or nothing of an older record's. */
+static kv_status hold(kv_checker *c, const kv_record *r, bool soon, kv_error *err) {
+    uint8_t expiry[sizeof r->expiry];
+    kv_store64(expiry, r->expiry);
+    kv_status status = soon && c->held == NULL ? kv_open(NULL, NULL, &c->held, err) : KV_OK;
+    if (status < 0 || c->held == NULL)
+        return status;
+    if (soon)
+        return kv_put(c->held, r->key, (kv_bytes){expiry, sizeof expiry}, 0, err);
+    status = kv_delete(c->held, r->key, 0, err);
+    return status == KV_NOTFOUND ? KV_OK : status;
+}
+
+static kv_status add_record(kv_checker *c, const kv_record *r, kv_error *err) {
+    if (c->soon_ms == 0)
+        c->soon_ms = kv_clock_ms(c->into) + SOON_MS;
+    bool soon = r->expiry != 0 && r->expiry <= c->soon_ms;
+    kv_op op = {.kind = (kv_op_kind)r->kind, .key = r->key, .value = r->value,
+                .expiry = soon ? 0 : r->expiry};
+    kv_status status = hold(c, r, soon, err);
+    return status == KV_OK ? add_op(c, op, err) : status;
+}
+
+static kv_status clear(kv_checker *c, kv_error *err) {
+    kv_status status = c->held != NULL ? kv_clear(c->held, 0, err) : KV_OK;
+    return status == KV_OK ? kv_clear(c->into, 0, err) : status;
+}
+
+kv_status kv_salvage_expiries(kv_checker *c, kv_error *err) {
+    kv_snapshot *snapshot = NULL;
+    kv_cursor *cursor = NULL;
+    const kv_item *items;
+    size_t count;
+    if (c->held == NULL)
+        return KV_OK;
+    kv_status status = kv_snapshot_create(c->held, &snapshot, err);
+    if (status == KV_OK)
+        status = kv_cursor_create(snapshot, &cursor, err);
+    while (status == KV_OK && (status = kv_cursor_next(cursor, &items, &count, err)) == KV_OK) {
+        for (size_t i = 0; i < count && status == KV_OK; i++)
+            status = add_op(c, (kv_op){.kind = KV_OP_EXPIRE, .key = items[i].key,
+                                       .expiry = kv_load64(items[i].value.data)}, err);
+        if (status == KV_OK)
+            status = write_ops(c, err);
+    }
+    kv_cursor_destroy(cursor);
+    kv_snapshot_destroy(snapshot);
+    return status == KV_NOTFOUND ? KV_OK : status;
 }
 
 kv_status kv_salvage_records(kv_checker *c, const uint8_t *bytes, size_t size, bool commits,
@@ -46,10 +99,10 @@ kv_status kv_salvage_records(kv_checker *c, const uint8_t *bytes, size_t size, b
         if (r.kind == KV_RECORD_CLEAR) { /* a commit by itself */
             status = write_ops(c, err);
             if (status == KV_OK)
-                status = kv_clear(c->into, 0, err);
+                status = clear(c, err);
             continue;
         }
-        status = add_op(c, &r, err);
+        status = add_record(c, &r, err);
         bytes_now += record_size;
         if (status == KV_OK &&
             (commits ? r.last

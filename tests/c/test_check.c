@@ -604,6 +604,46 @@ static void test_salvage_into_a_full_disk(void) {
     forge_destroy(b);
 }
 
+/* A key may have been given more time, or for ever, when the time that it was put with is past by now. */
+static void test_expiries_that_are_past(void) {
+    static const uint64_t past = FORGE_PAST_EXPIRY, future = FORGE_FAR_EXPIRY;
+    static const char *const keys[] = {"more time", "for ever", "past", "written anew", "absent", "cleared"};
+    static const bool there[] = {true, true, false, true, false, false};
+    world *w = world_create();
+    world_set_clock(w, past - 1000);
+    world_open(w);
+    CHECK_OK(kv_put_expiring(w->db, LITERAL("cleared"), LITERAL("v"), past, 0, &w->err), &w->err);
+    CHECK_OK(kv_clear(w->db, 0, &w->err), &w->err);
+    for (unsigned i = 0; i < 4; i++)
+        CHECK_OK(kv_put_expiring(w->db, bytes_of(keys[i], strlen(keys[i])), LITERAL("v"), past, 0, &w->err), &w->err);
+    CHECK_OK(kv_expire(w->db, LITERAL("more time"), future, 0, &w->err), &w->err);
+    CHECK_OK(kv_expire(w->db, LITERAL("for ever"), 0, 0, &w->err), &w->err);
+    CHECK_OK(kv_put(w->db, LITERAL("written anew"), LITERAL("v"), 0, &w->err), &w->err);
+    world_close(w);
+    world_set_clock(w, past + 1000);
+
+    kv_options options = kv_options_default();
+    kv_check_options check = {.os = &w->os};
+    kv_check_summary summary;
+    kv_db *salvaged;
+    options.os = &w->os;
+    CHECK_OK(kv_open(NULL, &options, &salvaged, &w->err), &w->err);
+    CHECK_OK(kv_salvage(WORLD_DIR, salvaged, &check, &summary, &w->err), &w->err);
+    CHECK_EQ(summary.problems, 0);
+    CHECK_EQ(summary.items, 3);
+    world_open(w);
+    for (unsigned i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        kv_bytes key = bytes_of(keys[i], strlen(keys[i]));
+        uint64_t expiry = 1, wanted = i == 0 ? future : 0;
+        CHECK_STATUS(kv_get_expiry(w->db, key, 0, &expiry, &w->err), there[i] ? KV_OK : KV_NOTFOUND, &w->err);
+        CHECK_STATUS(kv_get_expiry(salvaged, key, 0, &expiry, &w->err), there[i] ? KV_OK : KV_NOTFOUND, &w->err);
+        CHECK_EQ(expiry, there[i] ? wanted : 1);
+    }
+    CHECK_EQ(store_digest(salvaged), store_digest(w->db));
+    forge_close_memory(salvaged);
+    world_destroy(w);
+}
+
 static void test_given_up(void) {
     forge *b = forge_create();
     memory_os *image = forge_copy(b);
@@ -650,4 +690,5 @@ CHECK_MAIN(TEST(test_whole), TEST(test_defaults), TEST(test_block_payload),
            TEST(test_senseless_blocks), TEST(test_senseless_checkpoints),
            TEST(test_many_blocks), TEST(test_checkpoint_lengths), TEST(test_identity),
            TEST(test_no_store), TEST(test_locked), TEST(test_only_into_an_empty_store),
-           TEST(test_salvage_into_a_full_disk), TEST(test_given_up))
+           TEST(test_salvage_into_a_full_disk), TEST(test_expiries_that_are_past),
+           TEST(test_given_up))
