@@ -311,7 +311,8 @@ static inline kv_shard *kv_table_prefetch_shard(kv_table *table, uint64_t hash) 
 static inline void kv_shard_prefetch_bucket(const kv_shard *shard, uint64_t hash) {
     kv_array array = kv_shard_array(shard);
     uint32_t index = kv_bucket_index(kv_hash_bucket_bits(hash), kv_array_count(array));
-    __builtin_prefetch(kv_array_buckets(array) + index);
+    /* As a number: the array may be none yet. */
+    __builtin_prefetch((const void *)((uintptr_t)kv_array_buckets(array) + index * sizeof(kv_bucket)));
 }
 
 static inline void kv_shard_prefetch_entry(const kv_shard *shard, uint64_t hash) {
