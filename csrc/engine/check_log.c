@@ -376,6 +376,10 @@ static kv_status check_segment(kv_checker *c, const kv_check_segment *s,
                                     next->start_lsn, w.lsn);
     } else if (w.limit != NO_LIMIT && w.lsn >= w.limit) {
         status = judge_seam(&w, err);
+    } else if (!w.ended && w.lsn + KV_FRAME_HEADER_SIZE > end_of(s) &&
+               s->size > KV_SEGMENT_HEADER_SIZE) {
+        status = kv_checker_problem(c, err, offset_of(s, w.lsn), "nothing",
+                                    "the last frame leaves no room for the one that ends a segment");
     }
     if (status == KV_OK && w.ended && next == NULL)
         status = report_missing(c, s->sequence + 1, s->sequence + 1, NO_LIMIT, NO_LIMIT, err);

@@ -1,6 +1,8 @@
 /* format.c - see format.h and FORMAT.md. */
 #include "format.h"
 
+#include <inttypes.h>
+
 #include "../base/crc32c.h"
 
 static const char store_magic[8] = {'P', 'Y', 'K', 'V', 'S', 'T', 'O', 'R'};
@@ -19,6 +21,13 @@ static kv_status check_start(const uint8_t *bytes, size_t size, size_t wanted,
                                size, wanted);
     if (memcmp(bytes, magic, 8) != 0)
         return kv_fail_corrupt(err, path, 0, "this is not the start of such a file");
+    return KV_OK;
+}
+
+/* After the checksum, too.  Sums of an LSN and a file's size must not overflow. */
+static kv_status check_lsn(uint64_t lsn, const char *path, kv_error *err) {
+    if (lsn > INT64_MAX)
+        return kv_fail_corrupt(err, path, 40, "no log comes to LSN %" PRIu64, lsn);
     return KV_OK;
 }
 
@@ -86,7 +95,11 @@ kv_status kv_segment_header_decode(kv_segment_header *header, const uint8_t *byt
     header->start_lsn = kv_load64(bytes + 40);
     header->salt = kv_load64(bytes + 48);
     header->file_size = kv_load64(bytes + 56);
-    return check_version(bytes, path, err);
+    status = check_version(bytes, path, err);
+    if (status == KV_OK && header->file_size < KV_SEGMENT_HEADER_SIZE + KV_FRAME_HEADER_SIZE)
+        return kv_fail_corrupt(err, path, 56, "a segment of %" PRIu64 " bytes holds no frame",
+                               header->file_size);
+    return status == KV_OK ? check_lsn(header->start_lsn, path, err) : status;
 }
 
 void kv_frame_header_encode(const kv_frame_header *header, uint8_t *bytes) {
@@ -104,11 +117,12 @@ void kv_frame_header_encode(const kv_frame_header *header, uint8_t *bytes) {
 bool kv_frame_header_decode(kv_frame_header *header, const uint8_t *bytes) {
     if (kv_load32(bytes) != FRAME_MAGIC || kv_load32(bytes + 44) != kv_crc32c(0, bytes, 44))
         return false;
-    uint32_t kind = kv_load32(bytes + 32);
-    if (kind < KV_FRAME_COMMITS || kind > KV_FRAME_END)
+    uint32_t kind = kv_load32(bytes + 32), payload_size = kv_load32(bytes + 4);
+    if (kind < KV_FRAME_COMMITS || kind > KV_FRAME_END ||
+        (kind != KV_FRAME_COMMITS && payload_size != 0))
         return false;
     *header = (kv_frame_header){
-        .payload_size = kv_load32(bytes + 4),
+        .payload_size = payload_size,
         .lsn = kv_load64(bytes + 8),
         .durable_lsn = kv_load64(bytes + 16),
         .salt = kv_load64(bytes + 24),
@@ -144,7 +158,8 @@ kv_status kv_checkpoint_header_decode(kv_checkpoint_header *header, const uint8_
     header->sequence = kv_load64(bytes + 32);
     header->lsn = kv_load64(bytes + 40);
     header->made_ms = kv_load64(bytes + 48);
-    return check_version(bytes, path, err);
+    status = check_version(bytes, path, err);
+    return status == KV_OK ? check_lsn(header->lsn, path, err) : status;
 }
 
 void kv_block_header_encode(const kv_block_header *header, uint8_t *bytes) {

@@ -73,8 +73,14 @@ static inline uint64_t kv_frame_size(uint64_t payload_size) {
            ~(uint64_t)(KV_FRAME_ALIGNMENT - 1);
 }
 
+/* What a frame needs of the file: the end frame must find room behind every other. */
+static inline uint64_t kv_frame_room(const kv_frame_header *header) {
+    return kv_frame_size(header->payload_size) +
+           (header->kind != KV_FRAME_END ? KV_FRAME_HEADER_SIZE : 0);
+}
+
 void kv_frame_header_encode(const kv_frame_header *header, uint8_t *bytes);
-/* True when the checksum fits and the kind is known.  Salt and LSN are the caller's to compare. */
+/* True when the checksum fits, and the kind is known and may have a payload if it has one.  Salt and LSN are the caller's to compare. */
 bool kv_frame_header_decode(kv_frame_header *header, const uint8_t *bytes);
 
 /* ---- Records -------------------------------------------------------------------------------------- */

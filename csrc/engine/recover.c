@@ -82,7 +82,7 @@ static kv_status read_frame(reader *r, uint64_t lsn, kv_frame_header *header,
         return status;
     if (!kv_frame_header_decode(header, bytes) || header->lsn != lsn ||
         header->salt != r->segment->header.salt ||
-        kv_frame_size(header->payload_size) > file_size - offset)
+        kv_frame_room(header) > file_size - offset)
         return KV_NOTFOUND;
     status = reader_get(r, offset, kv_frame_size(header->payload_size), &bytes, err);
     if (status < 0)
@@ -359,7 +359,8 @@ static kv_status older_add(kv_recovered *recovered, const kv_segment_header *hea
 /* The segment in which the log goes on must have the place where it goes on. */
 static kv_status check_start(const reader *r, uint64_t lsn, kv_error *err) {
     const kv_segment_header *h = &r->segment->header;
-    if (lsn >= h->start_lsn && kv_segment_offset(r->segment, lsn) <= h->file_size)
+    if (lsn >= h->start_lsn &&
+        lsn - h->start_lsn <= h->file_size - KV_SEGMENT_HEADER_SIZE - KV_FRAME_HEADER_SIZE)
         return KV_OK;
     return kv_fail_corrupt(err, r->path, 40,
                            "the log is needed from LSN %" PRIu64

@@ -117,6 +117,28 @@ static void test_segment_header(void) {
     check_segment_header(bytes, 1, false);
 }
 
+/* Whole, but of numbers that no log has. */
+static void test_numbers_of_segments(void) {
+    static uint8_t bytes[KV_SEGMENT_HEADER_SIZE];
+    static const struct {
+        uint64_t start_lsn, file_size;
+        int64_t bad; /* offset; 0: good */
+    } cases[] = {{INT64_MAX, 4096 + 48, 0},        {UINT64_C(1) << 63, 1 << 20, 40},
+                 {UINT64_MAX - 15, 1 << 20, 40},   {0, 4096 + 47, 56},
+                 {0, 0, 56}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        kv_segment_header header = golden_segment, got;
+        kv_error err;
+        header.start_lsn = cases[i].start_lsn;
+        header.file_size = cases[i].file_size;
+        kv_segment_header_encode(&header, bytes);
+        CHECK_STATUS(kv_segment_header_decode(&got, bytes, sizeof bytes, "s", &err),
+                     cases[i].bad ? KV_ERR_CORRUPT : KV_OK, &err);
+        if (cases[i].bad)
+            CHECK_EQ(err.offset, cases[i].bad);
+    }
+}
+
 /* ---- Frames and records -------------------------------------------------------------------------------- */
 
 static const char frame_hex[] = "504b5646620000000005000000000000f0040000000000001032547698badcfe"
@@ -184,6 +206,10 @@ static void test_frame_header(void) {
         header.kind = (kv_frame_kind)kind;
         kv_frame_header_encode(&header, bytes);
         CHECK_EQ(kv_frame_header_decode(&got, bytes), kind >= 1 && kind <= 4);
+        header.payload_size = 1; /* only commits have one */
+        kv_frame_header_encode(&header, bytes);
+        CHECK_EQ(kv_frame_header_decode(&got, bytes), kind == KV_FRAME_COMMITS);
+        header.payload_size = 0;
     }
     memset(bytes, 0, sizeof bytes);
     CHECK(!kv_frame_header_decode(&got, bytes));
@@ -324,6 +350,9 @@ static void test_checkpoint_header(void) {
                      &err);
         CHECK_EQ(err.offset, size);
     }
+    header.lsn = UINT64_C(1) << 63; /* no log comes that far */
+    kv_checkpoint_header_encode(&header, bytes);
+    CHECK_STATUS(kv_checkpoint_header_decode(&got, bytes, sizeof bytes, "c", &err), KV_ERR_CORRUPT, &err);
 }
 
 static const kv_block_header golden_block = {
@@ -486,7 +515,7 @@ static void test_version(void) {
         }
 }
 
-CHECK_MAIN(TEST(test_identity), TEST(test_segment_header), TEST(test_frame_header),
-           TEST(test_frame_size), TEST(test_records), TEST(test_heads_of_records),
+CHECK_MAIN(TEST(test_identity), TEST(test_segment_header), TEST(test_numbers_of_segments),
+           TEST(test_frame_header), TEST(test_frame_size), TEST(test_records), TEST(test_heads_of_records),
            TEST(test_checkpoint_header), TEST(test_block_header), TEST(test_numbers_of_blocks),
            TEST(test_block_payload), TEST(test_checkpoint_footer), TEST(test_version))
