@@ -366,6 +366,11 @@ static kv_status directory_for(size_t count,
     }
     if (count == 0 || next != 0)
         return bad_origins(err);
+    /* Hashes fall evenly, so no shard has ever been divided much oftener than the others. */
+    if (((uint64_t)1 << depth) / count > KV_UNEVENNESS_MAX)
+        return kv_fail(err, KV_ERR_CORRUPT,
+                       "the shards of the checkpoint are too uneven: %zu, of up to %u bits", count,
+                       depth);
     *out = kv_mem_alloc(sizeof **out + (sizeof(*out)->slots[0] << depth));
     if (*out == NULL)
         return kv_fail_nomem(err, sizeof **out + (sizeof(*out)->slots[0] << depth));

@@ -39,6 +39,8 @@
 #define KV_DEPTH_MIN 4u
 #define KV_DEPTH_MAX 26u /* beyond, shards grow instead: a directory of 2^26 words is 512 MiB */
 
+#define KV_UNEVENNESS_MAX 1024u /* words of a directory for each shard of a checkpoint, at the most */
+
 /* The low bits of a slot. */
 #define KV_SLOT_TOLD UINT64_C(1)  /* the next bit is known */
 #define KV_SLOT_UPPER UINT64_C(2) /* the entry is of the upper half of the shard's range */
