@@ -169,6 +169,7 @@ static kv_status fill(const kv_checkpoint_file *c, kv_table *table, uint32_t num
     /* The stripes of the range's half of the hashes, by turns (kv_hash_stripe). */
     unsigned stripe = kv_hash_stripe(start | (number & 3));
     size_t left = (size_t)h->payload_size, count = 0, many = 0;
+    uint64_t next_expiry = 0;
     uint32_t expiring = 0;
     arrival arrivals[MANY];
     for (const uint8_t *at = payload; left > 0;) {
@@ -176,8 +177,8 @@ static kv_status fill(const kv_checkpoint_file *c, kv_table *table, uint32_t num
         size_t size = kv_record_decode(&a->record, at, left);
         if (size != 0)
             a->hash = kv_table_hash(table, a->record.key);
-        if (size == 0 || a->record.kind != KV_RECORD_PUT || (a->hash & mask) != start ||
-            count == h->count)
+        if (size == 0 || a->record.kind != KV_RECORD_PUT || a->record.last ||
+            (a->hash & mask) != start || count == h->count)
             return kv_fail_corrupt(
                 err, c->path,
                 (int64_t)(c->offsets[number] + KV_BLOCK_HEADER_SIZE + (size_t)(at - payload)),
@@ -185,16 +186,17 @@ static kv_status fill(const kv_checkpoint_file *c, kv_table *table, uint32_t num
         at += size;
         left -= size;
         count++;
-        expiring += a->record.expiry != 0;
+        if (a->record.expiry != 0 && (expiring++ == 0 || a->record.expiry < next_expiry))
+            next_expiry = a->record.expiry;
         if (++many < MANY && left > 0)
             continue;
         if (!take_in(table, stripe, array, arrivals, many))
             return kv_fail_nomem(err, (size_t)h->payload_size);
         many = 0;
     }
-    if (count != h->count || expiring != h->expiring)
+    if (count != h->count || expiring != h->expiring || next_expiry != h->next_expiry)
         return kv_fail_corrupt(err, c->path, (int64_t)c->offsets[number],
-                               "a block has fewer records than its header says");
+                               "a block has not the records that its header says");
     return KV_OK;
 }
 
