@@ -39,7 +39,7 @@ VARIANT_FLAGS = {
     + ["-fno-sanitize-recover=all"],
     "tsan": ["-O1", "-fno-omit-frame-pointer", "-fsanitize=thread"],
     "fuzz": ["-O1", "-fno-omit-frame-pointer", "-fsanitize=fuzzer-no-link,address,undefined"]
-    + ["-fno-sanitize-recover=all", "-Wno-error"],
+    + ["-fno-sanitize-recover=all", "-Wno-error", "-DCHECK_ABORTS"],
 }
 FUZZ_COMPILER = "clang"  # the others have no libFuzzer
 

@@ -1,8 +1,8 @@
 """Fuzz targets, tests/fuzz/fuzz_*.c: each runs on its corpus, under address and UB sanitizers.
 
 With ``--fuzz-seconds N`` each also runs under libFuzzer (needs clang) for so long, from the corpus
-on, and prints how many inputs it tried. An input that ends it is kept in
-build/c-tests/fuzz/TARGET.found.
+on, and prints how many inputs it tried and how many branches they reached. An input that ends it is
+kept in build/c-tests/fuzz/TARGET.found.
 """
 
 import os
@@ -42,14 +42,14 @@ def test_corpus(target):
     assert f"{len(list(corpus_of(target).iterdir()))} files" in done.stdout
 
 
-def write_dictionary(path):
-    """Words that libFuzzer tries: the commands' names, and what requests are made of."""
+def words_of(target):
+    """What libFuzzer tries: the commands' names, and what requests are made of; or what files are."""
+    if target.stem not in ("fuzz_command", "fuzz_resp"):
+        return ["PKVF", "PKVB", r"PYKVLOG\x0a", r"PYKVCKP\x0a", r"PYKVEND\x0a"]
     table = (c_build.ROOT / "csrc" / "server" / "command_table.h").read_text()
     words = re.findall(r'^ *X\("(\w+)"', table, re.MULTILINE)
     words += [r"\x0d\x0a", "*1", "*2", "*3", "$1", "$3", "$-1"]
-    words += ["nx", "xx", "get", "ex", "px", "match", "count"]
-    path.write_text("".join(f'"{word}"\n' for word in words))
-    return path
+    return [*words, "nx", "xx", "get", "ex", "px", "match", "count"]
 
 
 @pytest.mark.slow
@@ -63,7 +63,8 @@ def test_fuzz(target, request, capsys):
     found.mkdir(exist_ok=True)
     grown = found / "corpus"  # what libFuzzer adds to; the repository's corpus is only read
     grown.mkdir(exist_ok=True)
-    words = write_dictionary(found / "words")
+    words = found / "words"
+    words.write_text("".join(f'"{word}"\n' for word in words_of(target)))
     # Leaks are looked for at the end: in between, what a pool has mapped is not seen as in use.
     limits = ["-max_len=4096", "-malloc_limit_mb=256", "-timeout=20", "-detect_leaks=0"]
     done = subprocess.run(
@@ -79,8 +80,9 @@ def test_fuzz(target, request, capsys):
     )
     executed = re.search(r"number_of_executed_units:\s*(\d+)", done.stdout)
     count = executed.group(1) if executed else "an unknown number of"
+    reached = re.findall(r"\bcov: (\d+)", done.stdout)[-1:]
     with capsys.disabled():
         outcome = "no finding" if done.returncode == 0 else "A FINDING"
-        print(f"\n{target.stem}: {count} inputs in {seconds} s, {outcome}")
+        print(f"\n{target.stem}: {count} inputs in {seconds} s, {outcome}; branches: {reached}")
     if done.returncode != 0:
         pytest.fail(f"exit code {done.returncode}\n{done.stdout[-8000:]}", pytrace=False)

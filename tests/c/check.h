@@ -60,7 +60,11 @@ check_fail(const char *file, int line, const char *format, ...) {
     printf("\n");
     fflush(stdout);
     va_end(args);
+#ifdef CHECK_ABORTS
+    abort(); /* under a fuzzer, which keeps what led here */
+#else
     _exit(CHECK_EXIT_FAILED); /* without exit handlers: other threads may still run */
+#endif
 }
 
 #define FAIL(...) check_fail(__FILE__, __LINE__, __VA_ARGS__)

@@ -22,11 +22,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
         }                                                                                        \
     } while (0)
 
-/* A buffer of exactly this size, so that the address sanitizer sees every byte too far. */
+/* A buffer of exactly this size, so that the address sanitizer sees every byte too far.  `bytes` NULL: not filled. */
 static inline uint8_t *fuzz_copy(const void *bytes, size_t size) {
     uint8_t *copy = malloc(size > 0 ? size : 1);
     DEMAND(copy != NULL);
-    if (size > 0)
+    if (bytes != NULL && size > 0)
         memcpy(copy, bytes, size);
     return copy;
 }
