@@ -101,15 +101,20 @@ typedef struct trial {
     kv_error err;
 } trial;
 
-static void trial_begin(trial *t, memory_os *image) {
+static void trial_use(trial *t, memory_os *image) {
     t->image = image;
     t->os = *memory_os_table(image);
     t->os.clock_ms = image_clock;
+}
+
+static void trial_begin(trial *t, memory_os *image) {
+    trial_use(t, image);
     t->options = kv_options_default();
     t->options.os = &t->os;
     t->options.create = false;
     t->options.segment_size_min = t->options.segment_size_max = WORLD_SEGMENT_SIZE;
     t->options.checkpoint_log_percent = 0;
+    t->options.direct_io = world_files_digest(image) % 2 == 0; /* the one or the other, as it happens */
     t->r = reader_read(image);
     model_sweep(t->r->m, IMAGE_NOW);
 }
@@ -220,7 +225,7 @@ static void read_as_reader(trial *t) {
     CHECK(world_files_digest(t->image) == files);
 }
 
-/* What a writer makes of it holds the same, and one key more, when it is opened again. */
+/* What a writer makes of it holds the same, and one key more, when it is opened again: killed, or closed. */
 static void read_as_writer(trial *t) {
     static const kv_bytes key = {"one more", 8}, value = {"and its value", 13};
     kv_db *db;
@@ -234,7 +239,13 @@ static void read_as_writer(trial *t) {
         model_put(t->r->m, key, value);
     }
     check_content(t, db);
+    memory_os *closed = t->image, *killed = memory_os_cut_after(closed, memory_os_change_count(closed));
     end_store(t, db);
+    trial_use(t, killed);
+    CHECK(try_open(t, false, false, &db));
+    end_store(t, db);
+    memory_os_destroy(killed);
+    trial_use(t, closed);
     CHECK(try_open(t, false, false, &db));
     end_store(t, db);
 }
