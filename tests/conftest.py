@@ -7,6 +7,7 @@ Tests that are marked `everywhere` get a `store` on a server, too, after the emb
 says what an operation does, wherever the data is.  `embedded` takes single ones out, with the reason.
 """
 
+import argparse
 import contextlib
 import os
 import random
@@ -37,6 +38,17 @@ SERVERS = ("redis-server", "pykv-server")
 
 TESTS = Path(__file__).resolve().parent
 
+# What --long stands for, as options; an hour and a half on two processors.
+LONG = {"kills": 1000, "histories": 20, "examples": 1000, "fuzz_seconds": 300, "mutations": True, "power_cuts": 300}
+LONG_CRASH = "3"  # PYKV_C_CRASH, see test_crash.c
+
+
+class Long(argparse.Action):
+    """Sets the options of LONG; those behind it on the command line count more."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        vars(namespace).update(LONG, long=True)
+
 
 def pytest_addoption(parser):
     group = parser.getgroup("pykv")
@@ -58,6 +70,10 @@ def pytest_addoption(parser):
     group.addoption(
         "--mutations", action="store_true", help="break the store on purpose, too (tests/mutations.py)"
     )
+    group.addoption(
+        "--long", action=Long, nargs=0, default=False,
+        help="the long part of all of these; with --kills 5, say, behind it: but for that one",
+    )  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -67,6 +83,10 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.seed is None:
         config.option.seed = int.from_bytes(os.urandom(4), "little")
+    if config.option.long:
+        os.environ.setdefault("PYKV_C_CRASH", LONG_CRASH)
+        if config.getoption("timeout", None) is None:
+            config.option.timeout = 0  # what takes hours does not hang
     # Hypothesis follows the same seed unless it was given its own.
     if getattr(config.option, "hypothesis_seed", 0) is None:
         config.option.hypothesis_seed = config.option.seed
@@ -75,6 +95,20 @@ def pytest_configure(config):
 def pytest_report_header(config):
     options = " ".join(f"--{name} {config.getoption(name)}" for name in ("seed", "kills", "histories"))
     return f"pykv: {pykv.__file__}, {options}"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The counts of the tests that sample: what they print beside their seed, and the C programs' comments."""
+    counts = []
+    for report in terminalreporter.getreports("passed"):
+        lines = report.capstdout.splitlines()
+        samples = any(line.startswith("seed: ") for line in lines)
+        for line in lines:
+            if line.startswith("# ") or (samples and not line.startswith("seed: ")):
+                counts.append(f"{report.nodeid.rpartition('/')[2]}: {line}")
+    if counts:
+        terminalreporter.section("counts")
+        terminalreporter.write("\n".join(counts) + "\n")
 
 
 @pytest.fixture
