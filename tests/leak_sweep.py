@@ -138,7 +138,7 @@ CALLS = {
 }
 
 # Each takes the place of each argument in turn: other types, other values, objects that fail.
-WRONG = [object(), None, True, 5, -1, 2**200, 1.5, float("nan"), "", "\ud800", "x\0y", "k" * 65536, b"none", bytearray(b"b"),
+WRONG = [object(), None, True, False, 5, -1, 2**200, 1.5, float("nan"), "", "\ud800", "x\0y", "k" * 65536, b"none", bytearray(b"b"),
          memoryview(bytearray(20))[::2], [5], (b"a",), [(b"a", b"1"), (b"b",)], {5: 5}, {KEY: 5}, BadIterable(), failing,
          "nowhere/at/all"]  # fmt: skip
 

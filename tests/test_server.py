@@ -167,6 +167,16 @@ def test_wait_ends_with_stop(memory):
     timer.join()
 
 
+def test_ctrl_c_ends_a_wait(memory):
+    with pykv.serve(memory, port=0) as server:
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            server.wait(PATIENCE)
+        timer.join()
+        assert server.running
+
+
 def test_forked_child(memory):
     with pykv.serve(memory, port=0) as server, Raw(server.address) as raw:
         pid = os.fork()

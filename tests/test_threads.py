@@ -489,3 +489,35 @@ def test_durable_writes_of_many_threads_share_their_syncs(tmp_path, open_store):
     assert after["commits"] - before["commits"] == 1600
     assert after["syncs"] - before["syncs"] < 1200
     assert len(store) == 1600
+
+
+def test_one_object_is_opened_by_two_threads(tmp_path):
+    """One of them opens it, the other is told; nothing stays open behind it."""
+    both = 0
+    for round_ in range(40):
+        store = pykv.Store.__new__(pykv.Store)
+        barrier, errors = threading.Barrier(2), []
+
+        def open_it(path, store=store, barrier=barrier, errors=errors):
+            barrier.wait()
+            try:
+                store.__init__(path, sync="never")
+            except RuntimeError as error:
+                errors.append(error)
+
+        paths = [tmp_path / f"{round_} {name}" for name in "ab"]
+        threads = [threading.Thread(target=open_it, args=(path,)) for path in paths]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(errors) == 1
+        store[b"k"] = b"v"
+        assert store.stats()["handles"] == 1
+        store.close()
+        for path in paths:
+            if path.exists():
+                both += 1
+                with pykv.open(path) as other:
+                    assert dict(other) in ({}, {b"k": b"v"})
+    print(f"both opened in {both - 40} of 40 rounds")
