@@ -39,7 +39,8 @@ SERVERS = ("redis-server", "pykv-server")
 TESTS = Path(__file__).resolve().parent
 
 # What --long stands for, as options; an hour and a half on two processors.
-LONG = {"kills": 1000, "histories": 20, "examples": 1000, "fuzz_seconds": 300, "mutations": True, "power_cuts": 300}
+LONG = {"kills": 1000, "histories": 20, "examples": 1000, "fuzz_seconds": 300, "mutations": True}
+LONG |= {"power_cuts": 300, "every_error": True}
 LONG_CRASH = "3"  # PYKV_C_CRASH, see test_crash.c
 
 
