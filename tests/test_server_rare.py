@@ -1,0 +1,110 @@
+"""Requests that no client library makes: helps, what is always the same or refused, and malformed ones."""
+
+import pytest
+from serving import Raw
+
+import pykv
+
+SYNTAX, INTEGER = "ERR syntax error", "ERR value is not an integer or out of range"
+
+# A request, and its reply: an error by its text, or what is in it.
+REQUESTS = {
+    "ACL CAT": b"keyspace", "ACL CAT string": b"psetex", "ACL CAT none": "ERR Unknown category 'none'",
+    "ACL LIST": b"user default on nopass ~* &* +@all", "ACL WHOAMI": b"default",
+    "COMMAND LIST FILTERBY ACLCAT transaction": b"exec", "COMMAND LIST FILTERBY MODULE json": None,
+    "COMMAND GETKEYS NONE x": "ERR Invalid command specified",
+    "COMMAND GETKEYS GET": "ERR Invalid number of arguments specified for command",
+    "COMMAND GETKEYS PING": "ERR The command has no key arguments", "COMMAND HELP": b"COUNT",
+    "CLIENT NO-TOUCH ON": b"OK", "CLIENT NO-TOUCH maybe": SYNTAX, "CLIENT PAUSE 10 SOME": SYNTAX,
+    "CLIENT PAUSE 10": "ERR CLIENT PAUSE is not supported", "CLIENT PAUSE x": "ERR timeout is not an integer or out of range",
+    "CLIENT TRACKING ON": "ERR client side caching is not supported", "CLIENT TRACKING maybe": SYNTAX,
+    "CLIENT UNBLOCK 1 maybe": "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR", "CLIENT UNBLOCK 1 ERROR": 0,
+    "CLIENT KILL MAXAGE x": "ERR maxage is not an integer or out of range", "CLIENT KILL MAXAGE 1000000": 0,
+    "CLIENT KILL USER nobody": "ERR No such user 'nobody'", "CLIENT KILL LADDR 1.2.3.4:5": 0, "CLIENT KILL TYPE replica": 0,
+    "CLIENT HELP": b"GETNAME", "CLIENT LIST TYPE replica": b"",
+    "SWAPDB 0 1": "ERR DB index is out of range", "MOVE k x": INTEGER,
+    "COPY k l DB x": INTEGER, "COPY k l DB 5": "ERR DB index is out of range",
+    "BITPOS k 1 0 1 NIBBLE": SYNTAX, "BITPOS k 1 x": INTEGER, "RESTORE r -1 x": "ERR Invalid TTL value, must be >= 0",
+    "RESTORE r 1 x ABSTTL": "ERR DUMP payload version or checksum are wrong", "RESTORE r 1 x IDLETIME x": INTEGER,
+    "MEMORY DOCTOR": b"Nothing to report.", "MEMORY HELP": b"DOCTOR", "MEMORY PURGE": b"OK",
+    "MEMORY MALLOC-STATS": b"Stats not supported for the current allocator", "MEMORY STATS": b"keys.count",
+    "OBJECT HELP": b"FREQ <key>", "OBJECT REFCOUNT k": 1, "OBJECT REFCOUNT none": None, "OBJECT ENCODING none": None,
+    "DEBUG OBJECT k": b"encoding:int", "DEBUG OBJECT long": b"encoding:raw", "DEBUG OBJECT none": "ERR no such key",
+    "DEBUG STRINGMATCH-LEN 1000 a*a": 1, "DEBUG STRINGMATCH-LEN x a": INTEGER, "DEBUG HELP": b"SLEEP <seconds>",
+    "DEBUG SLEEP x": "ERR value is not a valid float", "LATENCY DOCTOR": b"No events are kept", "LATENCY HELP": b"DOCTOR",
+    "CONFIG SET": "ERR wrong number of arguments for 'config|set' command", "CONFIG HELP": b"GET <pattern>",
+    "CONFIG SET maxclients x": "ERR CONFIG SET failed (possibly related to argument 'maxclients') - argument couldn't be parsed",
+    "CONFIG SET maxclients 0": "ERR CONFIG SET failed (possibly related to argument 'maxclients') - argument must be between 1",
+    "CONFIG SET maxclients 9 maxclients 8": "ERR CONFIG SET failed (possibly related to argument 'maxclients') - duplicate",
+    "CONFIG SET save x": "ERR CONFIG SET failed (possibly related to argument 'save') - can't set immutable config",
+    "WAITAOF x 0 0": INTEGER, "WAITAOF 1 0 -1": "ERR timeout is negative", "WAITAOF 1 0 0": 1,
+    "BGSAVE": b"Background saving started", "BGSAVE x": SYNTAX, "SAVE": b"OK",
+    "BGREWRITEAOF": b"Background append only file rewriting started", "PSETEX p 100000 v": b"OK",
+    "PSETEX p 0 v": "ERR invalid expire time in 'psetex' command", "INCRBY k 9223372036854775807": "ERR increment or decrement",
+    "SCAN x": "ERR invalid cursor", "FLUSHALL x": SYNTAX, "INFO none": b"", "INFO commandstats": b"cmdstat_set:calls=",
+    "SLOWLOG HELP": b"RESET", "PUBSUB HELP": b"NUMPAT", "XINFO HELP": "ERR unknown command",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with pykv.open(tmp_path_factory.mktemp("rare") / "store") as store:
+        with pykv.serve(store, port=0, debug_commands=True) as server:
+            yield server
+
+
+@pytest.fixture
+def raw(server):
+    with Raw(server.address) as raw:
+        assert raw.ask("FLUSHALL") == b"OK"
+        assert raw.ask("SET", "k", "12345") == raw.ask("SET", "long", "a" * 60) == b"OK"
+        yield raw
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_reply(raw, request_):
+    reply, expected = raw.ask(*request_.split()), REQUESTS[request_]
+    if isinstance(expected, str):
+        assert isinstance(reply, RuntimeError) and str(reply).startswith(expected), reply
+    elif isinstance(reply, bytes) and expected:
+        assert expected in reply
+    elif isinstance(reply, list):
+        assert reply == [] if expected is None else expected in reply
+    else:
+        assert reply == expected
+    assert raw.ask("PING") == b"PONG"
+
+
+def crc64(data):
+    """As Redis ends a DUMP with it: Jones' polynomial, reflected."""
+    crc = 0
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x95AC9329AC4BC9B5 if crc & 1 else 0)
+    return crc.to_bytes(8, "little")
+
+
+def dumped(packed, size):
+    body = bytes([0, 0xC3, len(packed), size]) + packed + b"\x09\x00"
+    return body + crc64(body)
+
+
+@pytest.mark.parametrize(
+    "packed, value",
+    [
+        (b"\x01ab\xe0\x1e\x01", b"ab" * 20 + b"a"),  # a repeat that overlaps itself
+        (b"\x02abc\x20\x02", b"abcabc"),
+        (b"\x04hello", b"hello"),
+    ],
+)
+def test_restore_of_a_packed_string(raw, packed, value):
+    assert raw.ask("RESTORE", "r", 0, dumped(packed, len(value))) == b"OK"
+    assert raw.ask("GET", "r") == value
+
+
+@pytest.mark.parametrize("packed", [b"\x05ab", b"\x00a\x20\x05", b"\x00a\x20", b"\x00a\xe0", b"\x00a", b"\x02abc\xe0\xff\x00", b""])
+def test_restore_of_a_damaged_string(raw, packed):
+    """The checksum fits, the rest does not: nothing is read or written past an end."""
+    reply = raw.ask("RESTORE", "r", 0, dumped(packed, 6))
+    assert str(reply) == "ERR Bad data format" and raw.ask("EXISTS", "r") == 0
