@@ -1,7 +1,7 @@
 """Requests that no client library makes: helps, what is always the same or refused, and malformed ones."""
 
 import pytest
-from serving import Raw
+from serving import Raw, wait_until
 
 import pykv
 
@@ -38,8 +38,7 @@ REQUESTS = {
     "CONFIG SET maxclients 9 maxclients 8": "ERR CONFIG SET failed (possibly related to argument 'maxclients') - duplicate",
     "CONFIG SET save x": "ERR CONFIG SET failed (possibly related to argument 'save') - can't set immutable config",
     "WAITAOF x 0 0": INTEGER, "WAITAOF 1 0 -1": "ERR timeout is negative", "WAITAOF 1 0 0": 1,
-    "BGSAVE": b"Background saving started", "BGSAVE x": SYNTAX, "SAVE": b"OK",
-    "BGREWRITEAOF": b"Background append only file rewriting started", "PSETEX p 100000 v": b"OK",
+    "BGSAVE x": SYNTAX, "PSETEX p 100000 v": b"OK",
     "PSETEX p 0 v": "ERR invalid expire time in 'psetex' command", "INCRBY k 9223372036854775807": "ERR increment or decrement",
     "SCAN x": "ERR invalid cursor", "FLUSHALL x": SYNTAX, "INFO none": b"", "INFO commandstats": b"cmdstat_set:calls=",
     "SLOWLOG HELP": b"RESET", "PUBSUB HELP": b"NUMPAT", "XINFO HELP": "ERR unknown command",
@@ -75,6 +74,12 @@ def test_reply(raw, request_):
     assert raw.ask("PING") == b"PONG"
 
 
+@pytest.mark.parametrize("request_", ["BGSAVE", "BGSAVE SCHEDULE", "BGREWRITEAOF", "SAVE"])
+def test_saves(raw, request_):
+    """One at a time: the one of the test before may still be under way."""
+    wait_until(lambda: isinstance(raw.ask(*request_.split()), bytes))
+
+
 def crc64(data):
     """As Redis ends a DUMP with it: Jones' polynomial, reflected."""
     crc = 0
@@ -108,3 +113,54 @@ def test_restore_of_a_damaged_string(raw, packed):
     """The checksum fits, the rest does not: nothing is read or written past an end."""
     reply = raw.ask("RESTORE", "r", 0, dumped(packed, 6))
     assert str(reply) == "ERR Bad data format" and raw.ask("EXISTS", "r") == 0
+
+
+def test_many_channels(raw, server):
+    """The tables of channels and of their listeners grow, and shrink in another order."""
+    names = [b"channel %d" % i for i in range(600)]
+    patterns = [b"channel %d*" % i for i in range(40)]
+    with Raw(server.address) as listener, Raw(server.address) as other:
+        for who, kind, what in ((listener, "SUBSCRIBE", names), (listener, "PSUBSCRIBE", patterns), (other, "SUBSCRIBE", names[:50])):
+            assert who.ask(kind, *what) == [kind.lower().encode(), what[0], 1 if kind == "SUBSCRIBE" else 601]
+            for each in what[1:]:
+                assert who.reply()[1] == each
+        assert len(raw.ask("PUBSUB", "CHANNELS")) == 600 and raw.ask("PUBSUB", "NUMPAT") == 40
+        assert raw.ask("PUBLISH", names[599], "m") == 2 and raw.ask("PUBLISH", names[7], "m") == 3
+        assert b"pubsub_channels:600" in raw.ask("INFO", "stats")
+        assert listener.reply() == [b"message", names[599], b"m"] and listener.reply()[0] == b"pmessage"
+        assert sorted(listener.reply()[0] for _ in range(2)) == [b"message", b"pmessage"]
+        assert other.reply() == [b"message", names[7], b"m"]
+        assert listener.ask("UNSUBSCRIBE", *names[300:], *names[:300:2])[:2] == [b"unsubscribe", names[300]]
+        for _ in range(449):
+            listener.reply()
+        assert len(raw.ask("PUBSUB", "CHANNELS")) == 150 + 25
+        assert raw.ask("PUBLISH", names[599], "m") == 1 and raw.ask("PUBLISH", names[0], "m") == 2
+
+
+def test_a_read_only_store(tmp_path):
+    pykv.open(tmp_path / "store").close()
+    with pykv.open(tmp_path / "store", read_only=True) as store, pykv.serve(store, port=0) as server:
+        with Raw(server.address) as raw:
+            for words in (("SET", "k", "v"), ("DEL", "k"), ("INCR", "k"), ("FLUSHALL",)):
+                assert str(raw.ask(*words)).startswith("READONLY"), words
+            assert raw.ask("GET", "k") is None and raw.ask("DBSIZE") == 0
+
+
+def test_in_a_transaction(raw):
+    """What has a path of its own there."""
+    assert raw.ask("MULTI") == b"OK"
+    keys = [b"%d" % i for i in range(300)]
+    requests = [("PSETEX", "p", 100000, "v"), ("PSETEX", "p", 0, "v"), ("MSET", *sum(([k, k] for k in keys), []))]
+    requests += [("UNLINK", *keys), ("OBJECT", "REFCOUNT", "none"), ("INCRBYFLOAT", "f", "0.5")]
+    requests += [("INCRBYFLOAT", "f", "-0.5"), ("BITPOS", "p", 1, 0, 1, "NIBBLE"), ("BITPOS", "p", 1, "x"), ("FLUSHALL", "x"), ("DBSIZE",)]
+    for words in requests:
+        assert raw.ask(*words) == b"QUEUED"
+    replies = [str(r) if isinstance(r, RuntimeError) else r for r in raw.ask("EXEC")]
+    assert replies == [b"OK", "ERR invalid expire time in 'psetex' command", b"OK", 300, None, b"0.5", b"0", SYNTAX, INTEGER, SYNTAX, 4]
+
+
+def test_all_commands_are_described(raw):
+    count = raw.ask("COMMAND", "COUNT")
+    assert len(raw.ask("COMMAND", "INFO")) == count == len(raw.ask("COMMAND")) and len(raw.ask("COMMAND", "DOCS")) == 2 * count
+    raw.send(b"CLIENT REPLY SKIP\r\nPING\r\nCLIENT REPLY OFF\r\nPING\r\nCLIENT REPLY ON\r\n")
+    assert raw.reply() == b"OK" and raw.ask("PING") == b"PONG"
