@@ -38,6 +38,7 @@ VARIANT_FLAGS = {
     "asan": ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
     + ["-fno-sanitize-recover=all"],
     "tsan": ["-O1", "-fno-omit-frame-pointer", "-fsanitize=thread"],
+    "coverage": ["-O0", "--coverage"],  # c_coverage.py
     "fuzz": ["-O1", "-fno-omit-frame-pointer", "-fsanitize=fuzzer-no-link,address,undefined"]
     + ["-fno-sanitize-recover=all", "-Wno-error", "-DCHECK_ABORTS"],
 }
