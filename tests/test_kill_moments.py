@@ -18,6 +18,7 @@ from shim import compiled
 
 LIVES = 30  # kills of one store; then it is begun anew
 PATIENCE = 3  # seconds until a moment is not waited for any more
+MISSES = 2  # moments that may not come, beside one for every other kill
 SMALL, LARGE = 300_000, 1_500_000  # of what fills segments
 
 
@@ -142,8 +143,9 @@ def library(tmp_path_factory):
 def test_the_end_comes_at_a_chosen_moment(tmp_path, library, rng, seed, request, power, share):
     kills = max(1, round(request.config.option.kills * share))
     campaign = Campaign(tmp_path.resolve(), library, rng, seed, power)
-    for number in range(kills):
-        campaign.kill_at(campaign.choose(KINDS[number % len(KINDS)]))
+    # A moment that does not come is made up for by another; a few may always miss, however few kills there are.
+    while campaign.came.total() < kills and campaign.missed.total() <= kills / 2 + MISSES:
+        campaign.kill_at(campaign.choose(KINDS[campaign.generation % len(KINDS)]))
     campaign.end()
     campaign.report()
-    assert campaign.missed.total() <= kills / 2, "the moments do not come: what is tested is something else"
+    assert campaign.came.total() == kills, "the moments do not come: what is tested is something else"

@@ -37,7 +37,6 @@ MOMENTS = [
         "before write new",
         "half write new",
         "after write new",
-        "after writeback new",
         "before sync new",
         "after sync new",
         "before sync new;*sync log",

@@ -439,19 +439,6 @@ int fsync(int fd) {
     DO_SYNC(fsync, (fd), fd)
 }
 
-int sync_file_range(int fd, off64_t offset, off64_t size, unsigned flags) {
-    const char *kind = fd_kind(fd);
-    if (kind == NULL)
-        return NEXT(sync_file_range)(fd, offset, size, flags);
-    enter();
-    int now = event("writeback", kind, NULL);
-    int result = NEXT(sync_file_range)(fd, offset, size, flags);
-    if (now)
-        end_of_everything();
-    leave();
-    return result;
-}
-
 int renameat(int from_dir, const char *from, int to_dir, const char *to) {
     const char *kind = fd_kind(to_dir);
     if (kind == NULL)
