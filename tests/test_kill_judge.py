@@ -29,13 +29,13 @@ class Story:
 
     def find(self, **found):
         for thread, entries in enumerate(self.entries):
-            self.judge.take(thread, entries)
+            self.judge.take(thread, entries, *found.get("cut", ()))
             entries.clear()
         items = {key.encode(): value for key, value in found["items"].items()}
         if "expiries" in found:
             expiries = dict.fromkeys(items, 0) | {key.encode(): ms for key, ms in found["expiries"].items()}
             found["when"] = (expiries, found["at"], found["at"])
-        getattr(self.judge, found.get("how", "look"))(items, *found.get("when", ()))
+        self.judge.look(items, *found.get("when", ()), lossy=found.get("lossy", False))
 
     def lost(self, items, match, **more):
         with pytest.raises(Violation, match=match):
@@ -327,18 +327,107 @@ def test_a_write_without_a_ttl_ends_the_one_before(expiring):
     expiring.lost({**THREE, A: value(6, A)}, "expires at 6000", expiries={A: 6000, B: 9000}, at=2000)
 
 
-# ---- After a power cut of another mode than "always" ----------------------------------------------------
+# ---- After a power cut in another mode than "always" ----------------------------------------------------
 
 
-def test_what_a_power_cut_left_is_accepted_and_not_lost_later(usual):
-    usual.find(items={A: value(1, A)}, how="accept")
+PREFIXES = [
+    {},
+    {A: value(1, A)},
+    {A: value(1, A), B: value(2, B)},
+    {A: value(1, A), B: value(3, B)},
+    {A: value(1, A), B: value(3, B), C: value(4, C)},
+    {A: value(6, A, 60), B: value(3, B)},
+]
+
+
+@pytest.mark.parametrize("items", PREFIXES, ids=range(len(PREFIXES)))
+def test_a_power_cut_leaves_a_prefix_and_nothing_is_lost_of_it_later(usual, items):
+    usual.find(items=items, lossy=True)
     usual.do(0, "put", B, 70, None)
-    usual.find(items={A: value(1, A), B: value(7, B, 70)})
-    usual.lost({B: value(7, B, 70)}, "acknowledged")
+    usual.find(items={**items, B: value(7, B, 70)})
+    usual.lost({**items, B: value(3, B)}, "acknowledged")
 
 
-def test_but_not_half_a_batch(batches):
-    batches.lost({**SECOND, journal.GROUP[3]: journal.token(0, 1, 40)}, "by half", how="accept")
+@pytest.mark.parametrize("items", [{B: value(3, B)}, {A: value(1, A), C: value(4, C)}, {**PREFIXES[2], C: b""}])
+def test_what_is_no_prefix_of_a_thread(usual, items):
+    usual.lost(items, "thread 0: its keys are not as after the first of its calls", lossy=True)
+
+
+def test_how_many_are_lost(usual):
+    usual.find(items=PREFIXES[2], lossy=True)
+    assert usual.judge.lost == 3
+
+
+def test_threads_that_are_at_different_moments(story):
+    story.do(0, "put", A, 50, None)
+    story.do(1, "put", OTHER, 50, None)
+    story.lost({OTHER: value(1, OTHER, thread=1)}, "different moments", lossy=True)
+    story.find(items={A: value(1, A)}, lossy=True)
+
+
+def test_threads_whose_calls_overlap(story):
+    story.do(0, "put", A, 50, None, start=1, end=10)
+    story.do(1, "put", OTHER, 50, None, start=5, end=15)
+    story.find(items={OTHER: value(1, OTHER, thread=1)}, lossy=True)
+
+
+def test_what_was_told_to_be_durable(usual):
+    usual.entries[0][2][6] = True  # B, put by the second call
+    usual.lost({A: value(1, A)}, "thread 0", lossy=True)
+    usual.find(items=PREFIXES[2], lossy=True)
+
+
+@pytest.mark.parametrize("cut, first", [(0, 0), (1.5, 0), (2, 1), (5, 2), (6, 3), (99, 5)])
+def test_what_was_answered_before_the_power_went(usual, cut, first):
+    """The n-th call was answered at the time 2n."""
+    for items in PREFIXES[:first]:
+        if items != ANSWERED:
+            usual.lost(items, "thread 0", lossy=True, cut=(cut, True))
+    usual.find(items=PREFIXES[first] if first < 5 else ANSWERED, lossy=True, cut=(cut, True))
+    assert usual.judge.acknowledged == min(cut // 2, 5) and usual.judge.lost == 0
+
+
+def test_half_a_batch_after_a_power_cut(batches):
+    batches.lost({**SECOND, journal.GROUP[3]: journal.token(0, 1, 40)}, "by half", lossy=True)
+    batches.lost({**FIRST, OTHER: value(1, OTHER, thread=1)}, "lost: call 1 of thread 1", lossy=True)
+    batches.lost({A: value(1, A), **group(1, 1)}, "half of a batch", lossy=True)
+    batches.find(items={}, lossy=True)
+
+
+def test_a_shared_key_is_at_the_same_moment(story):
+    story.do(0, "last", LAST, 40)
+    story.do(1, "last", LAST, 40)
+    story.do(1, "put", OTHER, 50, None)
+    old, new = {LAST: journal.token(0, 1, 40)}, {LAST: journal.token(1, 1, 40)}
+    story.lost({**old, OTHER: value(2, OTHER, thread=1)}, "lost: call 1 of thread 1", lossy=True)
+    story.lost({OTHER: value(2, OTHER, thread=1)}, "lost|never written", lossy=True)
+    story.find(items=new, lossy=True)
+    story.find(items=new)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_a_counter_is_at_some_moment(story, number):
+    counts(story, [1, 2, 3])
+    story.find(items={journal.COUNT: b"%d" % number} if number else {}, lossy=True)
+    story.do(0, "incr", result=number + 1)
+    story.find(items={journal.COUNT: b"%d" % (number + 1)})
+
+
+def test_a_counter_is_at_the_same_moment(story):
+    counts(story, [1, 2, 3])
+    story.do(1, "put", OTHER, 50, None)
+    other = {OTHER: value(2, OTHER, thread=1)}
+    story.lost({**other, journal.COUNT: b"2"}, "3 to 3", lossy=True)
+    story.lost({journal.COUNT: b"4"}, "count is 4", lossy=True)
+    story.find(items={**other, journal.COUNT: b"3"}, lossy=True)
+
+
+def test_expiries_are_of_the_same_moment(expiring):
+    two = {A: THREE[A], B: THREE[B]}
+    expiring.lost(two, "thread 0", expiries={A: 6000, B: 20_000}, at=2000, lossy=True)
+    expiring.lost(THREE, "thread 0", expiries={A: 6000, B: 1100, C: 6000}, at=1050, lossy=True)
+    expiring.find(items=two, expiries={A: 6000, B: 1100}, at=1050, lossy=True)
+    expiring.find(items={A: THREE[A]}, expiries={A: 6000}, at=1100)
 
 
 def test_a_cut_off_line_of_a_journal_is_no_entry(tmp_path):

@@ -103,7 +103,7 @@ class Campaign:
             if found is not None:
                 self.recoveries.append(found[0])
                 # What the worker found: as the end before this one left it.
-                (self.judge.accept if self.lossy else self.judge.look)(*found[1])
+                self.judge.look(*found[1], self.lossy)
                 self.judge.read(self.folder, generation)
                 self.lossy = self.power and came and options["sync"] != "always"
             if rng.random() < 0.1:

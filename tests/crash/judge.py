@@ -15,6 +15,11 @@ What must hold (a thread has at most one call that was not answered: its *open* 
     absent, and nothing else for that reason; opening the store moves no expiry.
  6. Nothing else is in the store.
 
+After a power cut, calls that were answered may be lost, too: those of another mode than "always", and those that were
+answered while it came. But what happened is a prefix of the order in which the calls were committed: there is a moment
+that no call that happened began after, and no lost one had ended before. Calls that were to be durable, by the mode or
+by `sync=True`, and were answered before the cut did happen; and all else holds of those that happened.
+
 The judge can see the store after each kill, or only after several: open calls then stay open.
 """
 
@@ -32,8 +37,10 @@ class Call:
         self.operation = operation
         self.end = NEVER
         self.result = None
-        self.happened = False  # answered, or found in the store
-        self.refuted = False  # open, and its own keys are as if it had not happened
+        self.number = 0  # of its thread's calls since the last look, from 1 up
+        self.in_time = self.durable = False  # answered before the power went; and not to be lost
+        self.happened = False  # answered and not lost, or found in the store
+        self.refuted = False  # its thread's own keys are as if it had not happened
 
     @property
     def kind(self):
@@ -127,7 +134,10 @@ class Register:
         for call in self.calls.values():
             if call.happened and call.start > end:
                 yield f"lost: {describe(call)} on {self.keys[0]}, which has the older {what}"
-        self.base = value
+
+    def begin(self, found):
+        """What is found is where the next calls start from."""
+        self.base = found.get(self.keys[0])
         self.calls.clear()
 
 
@@ -140,24 +150,28 @@ class Counter:
         self.calls = []
 
     def check(self, found):
-        answered = [call for call in self.calls if call.end != NEVER and call.result is not False]
-        still_open = sum(call.end == NEVER for call in self.calls)
+        calls = [call for call in self.calls if call.result is not False]
         number = int(found.get(self.key, b"0"))
-        low, high = self.base + len(answered), self.base + len(answered) + still_open
+        low = self.base + sum(call.happened for call in calls)
+        high = self.base + sum(call.happened or not call.refuted for call in calls)
         if not low <= number <= high:
-            yield f"{self.key} is {number}; with every answered call, and no other, {low} to {high}"
-        results = [call.result for call in answered if call.result is not True]
-        if len(set(results)) != len(results):
+            yield f"{self.key} is {number}; with every call that happened, and no other, {low} to {high}"
+        counts = [call for call in calls if call.result is not None and call.result is not True]
+        if len({call.result for call in counts}) != len(counts):
             yield f"{self.key}: one number was answered twice"
-        if any(not self.base < result <= number for result in results):
-            yield f"{self.key}: an answer is outside of {self.base + 1} to {number}"
+        for call in counts:
+            if call.result <= self.base or call.happened and call.result > number:
+                yield f"{self.key}: an answer is outside of {self.base + 1} to {number}: {describe(call)}"
+            if call.refuted and call.result <= number:
+                yield f"{self.key} is {number}, with a call that is lost: {describe(call)}"
         latest = -1
-        for call in sorted(answered, key=lambda c: c.result):
-            if call.result is not True:
-                if call.end < latest:
-                    yield f"{self.key}: answers are out of order at {describe(call)}"
-                latest = max(latest, call.start)
-        self.base = number
+        for call in sorted(counts, key=lambda c: c.result):
+            if call.end < latest:
+                yield f"{self.key}: answers are out of order at {describe(call)}"
+            latest = max(latest, call.start)
+
+    def begin(self, found):
+        self.base = int(found.get(self.key, b"0"))
         self.calls.clear()
 
 
@@ -169,11 +183,13 @@ class State:
         self.due = dict(due)
 
     def apply(self, call):
-        expiries = call.own_expiries(self.values)
-        for key, value in call.own_changes(self.values).items():
+        """Returns the keys that the call was about."""
+        expiries, changes = call.own_expiries(self.values), call.own_changes(self.values)
+        for key, value in changes.items():
             set_or_remove(self.values, key, value)
         for key, due in expiries.items():
             set_or_remove(self.due, key, due)
+        return {*changes, *expiries}
 
     def copy(self):
         return State(self.values, self.due)
@@ -185,6 +201,14 @@ class State:
         """As it was when the look ended, which did not find what had expired."""
         gone = {key for key, due in self.due.items() if key not in found and due[0] <= ended}
         return {key: value for key, value in self.values.items() if key not in gone}
+
+    def fits(self, key, found, expiries, ended):
+        """Whether the key was found as it is here."""
+        value, due = self.values.get(key), self.due.get(key, (0, 0))
+        if key not in found:
+            return value is None or 0 < due[0] <= ended
+        in_time = expiries is None or expiries[key] is None or due[0] <= expiries[key] <= due[1]
+        return found[key] == value and in_time
 
     def wrong_expiries(self, found, expiries):
         """Of the keys that are found with this state's values."""
@@ -199,7 +223,9 @@ class State:
 
 class Judge:
     def __init__(self):
-        self.own = [State() for _ in range(journal.THREADS)]
+        self.before = [State() for _ in range(journal.THREADS)]  # at the last look
+        self.own = [State() for _ in range(journal.THREADS)]  # with all answered calls since
+        self.life = [[] for _ in range(journal.THREADS)]  # these, and those without an answer, by thread
         self.open = [[] for _ in range(journal.THREADS)]  # calls without an answer, by thread
         self.registers = {key: Register((key,)) for key in journal.LAST}
         self.registers["group"] = Register(journal.GROUP)
@@ -207,21 +233,27 @@ class Judge:
         self.acknowledged = 0
         self.open_there = 0
         self.open_absent = 0
+        self.lost = 0  # acknowledged, where a power cut may lose it
 
-    def read(self, folder, generation):
-        """Takes in the journals of one worker. Returns the number of acknowledged calls."""
+    def read(self, folder, generation, cut=NEVER, always=False):
+        """Takes in the journals of one worker. Returns the number of acknowledged calls.
+
+        cut: when the power began to go. always: each call was to be durable, and not only those that asked for it.
+        """
         before = self.acknowledged
         for thread in range(journal.THREADS):
-            self.take(thread, journal.read(folder / f"{generation}.{thread}"))
+            self.take(thread, journal.read(folder / f"{generation}.{thread}"), cut, always)
         return self.acknowledged - before
 
-    def take(self, thread, entries):
+    def take(self, thread, entries, cut=NEVER, always=False):
         call = None
         for what, sequence, time, *rest in entries:
             if what == "do":
                 if call is not None or self.open[thread]:
                     raise ValueError("a thread's call began before its last one was judged")
                 call = Call(thread, sequence, time, rest)
+                self.life[thread].append(call)
+                call.number = len(self.life[thread])
                 if call.kind == "last":
                     self.registers[call.operation[1]].calls[call.token] = call
                 elif call.kind == "batch":
@@ -232,7 +264,9 @@ class Judge:
                 if call is None or call.sequence != sequence:
                     raise ValueError("an answer to no call")
                 call.end, call.result, call.happened = time, rest[0], True
-                self.acknowledged += 1
+                call.in_time = time <= cut
+                call.durable = call.in_time and (always or call.kind == "put" and call.operation[3] is True)
+                self.acknowledged += call.in_time
                 known, expected = call.expected_result(self.own[thread].values)
                 if known and call.result != expected:
                     raise Violation(f"wrong answer {call.result}, not {expected}: {describe(call)}")
@@ -241,32 +275,11 @@ class Judge:
         if call is not None:
             self.open[thread].append(call)
 
-    def accept(self, found, *more):
-        """What is found is taken as it is, when a power cut may have lost what was acknowledged: only that the group
-        of keys that are always written together is whole is demanded. Nothing may be lost of it later."""
-        tokens = {found.get(key.encode()) for key in journal.GROUP}
-        if len(tokens) != 1:
-            raise Violation(f"a batch is there by half: {[shorten(token) for token in tokens]}")
-        totals = self.acknowledged, self.open_there, self.open_absent
-        self.__init__()
-        self.acknowledged, self.open_there, self.open_absent = totals
-        self.registers["group"].base = tokens.pop()
-        for key in journal.LAST:
-            self.registers[key].base = found.get(key.encode())
-        for counter in self.counters.values():
-            counter.base = int(found.get(counter.key.encode(), b"0"))
-        for key, value in found.items():
-            thread, slash, _ = key.decode().partition("/")
-            if slash and thread.isdigit():
-                self.own[int(thread)].values[key.decode()] = value
-                if more and more[0][key] != 0:
-                    self.own[int(thread)].due[key.decode()] = (more[0][key] or more[2],) * 2
-
-    def look(self, found, expiries=None, began=0, ended=0):
+    def look(self, found, expiries=None, began=0, ended=0, lossy=False):
         """Judges what a reopened store holds; raises Violation.
 
         expiries: {key: when it expires, or 0, or None when it did meanwhile}; began, ended: the wall clock when this
-        was read. None: nobody looked at them.
+        was read. None: nobody looked at them. lossy: after a power cut, which may have cost the latest calls.
         """
         found = {key.decode(): value for key, value in found.items()}
         if expiries is not None:
@@ -284,17 +297,73 @@ class Judge:
                 wrong.append(f"expired, and there all the same: {key}, {began - expiries[key]} ms late")
             if expiries is not None and key in known and expiries[key]:
                 wrong.append(f"it was never to expire: {key}, at {expiries[key]}")
-        for thread in range(journal.THREADS):
-            wrong += self._look_at_own(thread, owned[thread], expiries, ended)
-        for part in (*self.registers.values(), *self.counters.values()):
-            wrong += part.check(found)
+        if lossy:
+            wrong += self._look_at_prefix(found, owned, expiries, ended)
+        else:
+            for thread in range(journal.THREADS):
+                wrong += self._look_at_own(thread, owned[thread], expiries, ended)
+            wrong += self._look_at_shared(found)
         if wrong:
             raise Violation("\n".join(wrong))
+        for thread in range(journal.THREADS):
+            self._begin(thread, owned[thread], expiries, ended)
+        for part in self._shared():
+            part.begin(found)
+
+    def _shared(self):
+        return (*self.registers.values(), *self.counters.values())
+
+    def _look_at_shared(self, found):
+        return [wrong for part in self._shared() for wrong in part.check(found)]
+
+    def _begin(self, thread, found, expiries, ended):
+        """What is found of a thread's own keys is where its next calls start from."""
+        due = self.own[thread].due
+        if expiries is not None:  # None: it expired between the two readings
+            due = {key: (expiries[key] or ended,) * 2 for key in found if expiries[key] != 0}
+        self.before[thread], self.own[thread] = State(found, due), State(found, due)
+        self.life[thread], self.open[thread] = [], []
+
+    def _look_at_prefix(self, found, owned, expiries, ended):
+        """Looks for a moment up to which the calls happened; tells what is wrong with the best one."""
+        kept = [list(self._prefixes(thread, owned[thread], expiries, ended)) for thread in range(journal.THREADS)]
+        if not all(kept):
+            nowhere = [thread for thread, prefixes in enumerate(kept) if not prefixes]
+            return [f"thread {thread}: its keys are not as after the first of its calls" for thread in nowhere]
+        best = ["the keys of different threads are as at different moments"]
+        for moment in sorted({low for prefixes in kept for _, low, _ in prefixes}):
+            counts = [[count for count, low, high in prefixes if low <= moment <= high] for prefixes in kept]
+            if not all(counts):
+                continue
+            for life, possible in zip(self.life, counts):
+                for call in life:
+                    call.happened, call.refuted = call.number <= min(possible), call.number > max(possible)
+            best = self._look_at_shared(found)
+            if not best:
+                self.lost += sum(call.refuted and call.in_time for life in self.life for call in life)
+                break
+        return best
+
+    def _prefixes(self, thread, found, expiries, ended):
+        """(count, earliest, latest moment) of each number of first calls after which a thread's keys are as found."""
+        state, life = self.before[thread].copy(), self.life[thread]
+        durable = max((call.number for call in life if call.durable), default=0)
+        wrong = {key for key in {*found, *state.values} if not state.fits(key, found, expiries, ended)}
+        for count in range(len(life) + 1):
+            if count > 0:
+                for key in state.apply(life[count - 1]):
+                    (wrong.discard if state.fits(key, found, expiries, ended) else wrong.add)(key)
+            if not wrong and count >= durable:
+                yield (
+                    count,
+                    life[count - 1].start if count > 0 else -NEVER,
+                    life[count].end if count < len(life) else NEVER,
+                )
 
     def _look_at_own(self, thread, found, expiries, ended):
         answered = self.own[thread]
         with_open = answered.copy()
-        calls, self.open[thread] = self.open[thread], []
+        calls = self.open[thread]
         for call in calls:
             with_open.apply(call)
         changed = with_open != answered
@@ -322,10 +391,6 @@ class Judge:
                         text += " (this part of the open call is there, another is not)"
                 yield text
             yield from late_now
-        due = answered.due
-        if expiries is not None: # None: it expired between the two readings
-            due = {key: (expiries[key] or ended,) * 2 for key in found if expiries[key] != 0}
-        self.own[thread] = State(found, due)
 
 
 def set_or_remove(state, key, value):
