@@ -60,6 +60,9 @@ def pytest_addoption(parser):
         "--histories", type=int, default=1, help="how many histories of each kind are recorded and checked (default: 1)"
     )
     group.addoption(
+        "--power-cuts", type=int, default=3, help="how often the power goes on a real ext4 (default: 3; needs root)"
+    )
+    group.addoption(
         "--seed", type=int, default=None, help="seed of everything random (default: a fresh one)"
     )
     group.addoption(
@@ -94,7 +97,7 @@ def pytest_configure(config):
 
 
 def pytest_report_header(config):
-    options = " ".join(f"--{name} {config.getoption(name)}" for name in ("seed", "kills", "histories"))
+    options = " ".join(f"--{name} {config.getoption('--' + name)}" for name in ("seed", "kills", "power-cuts", "histories"))
     return f"pykv: {pykv.__file__}, {options}"
 
 
