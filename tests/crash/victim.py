@@ -51,7 +51,7 @@ class Victim:
         """Kills it after its disk has gone: its calls fail, so it may have ended by itself, if it says nothing else."""
         self.process.kill()
         out, err = self.process.communicate()
-        errors = set(re.findall(r"^[\w.]*(?:Error|Exception|Violation|Interrupt)\b", err.decode(), re.MULTILINE))
+        errors = set(re.findall(r"^[\w.]*(?:Error|Exception|Violation|Interrupt)(?=:|$)", err.decode(), re.MULTILINE))
         clean = errors <= {"pykv.StorageError", "pykv.FailedError"} and (errors or self.process.returncode < 0)
         if not running or not clean:
             pytest.fail(f"worker {self.generation} ended ({self.process.returncode}): {out.decode()}{err.decode()}")
