@@ -1091,10 +1091,54 @@ static void test_warning(void) {
     pair_destroy(&p);
 }
 
+/* ---- On a full disk ---------------------------------------------------------------------------------- */
+
+static bool segment_is_refused; /* the next one */
+
+static int no_room_for_a_segment(void *ctx, int dir, const char *name, kv_open_mode mode) {
+    const kv_os *os = fault_os_table(ctx);
+    if (!segment_is_refused || strcmp(name, KV_SEGMENT_SPARE) != 0)
+        return os->open(os->ctx, dir, name, mode);
+    segment_is_refused = false;
+    return -ENOSPC;
+}
+
+/* A write that waits to be flushed finds no room; the checkpoint, which may make some, and the backup do not fail with
+ * it: what they need of the log is on disk. */
+static void test_beside_a_write_without_room(void) {
+    for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync += 2) {
+        static const char large[4 * WORLD_SEGMENT_SIZE];
+        pair p = {world_create(), model_create()};
+        kv_db *late, *copy;
+        p.w->options.sync = (kv_sync)sync;
+        p.w->os.open = no_room_for_a_segment;
+        world_open(p.w);
+        for (uint64_t i = 0; i < 100; i++)
+            put(&p, i, i);
+        CHECK_OK(kv_dup(p.w->db, true, &late, &p.w->err), &p.w->err);
+        segment_is_refused = true;
+        CHECK_OK(kv_put(late, LITERAL("large"), bytes_of(large, sizeof large), 0, &p.w->err), &p.w->err);
+        checkpoint(&p);
+        CHECK(!segment_is_refused);
+        segment_is_refused = true;
+        CHECK_OK(kv_put(late, LITERAL("large"), bytes_of(large, sizeof large), 0, &p.w->err), &p.w->err);
+        CHECK_OK(kv_backup(p.w->db, "copy", NULL, NULL, &p.w->err), &p.w->err);
+        CHECK(!segment_is_refused);
+        model_check(p.m, p.w->db);
+        CHECK_OK(kv_open("copy", &p.w->options, &copy, &p.w->err), &p.w->err);
+        model_check(p.m, copy);
+        kv_destroy(copy);
+        kv_destroy(late);
+        reopen(&p);
+        model_check(p.m, p.w->db);
+        pair_destroy(&p);
+    }
+}
+
 CHECK_MAIN(TEST(test_empty), TEST(test_state_and_tail), TEST(test_count_before_loading),
            TEST(test_by_itself), TEST(test_backup), TEST(test_changes_while_it_is_made),
            TEST(test_sizes), TEST(test_at_close), TEST(test_recycled), TEST(test_cancelled), TEST(test_backup_fails),
            TEST(test_power_cut_in_a_backup), TEST(test_backup_without_an_end_frame),
            TEST(test_backup_of_a_log_without_an_end_frame), TEST(test_backup_of_other_stores),
            TEST(test_reads_fail), TEST(test_no_memory), TEST(test_damaged_block), TEST(test_sweep_past_a_damaged_block),
-           TEST(test_warning))
+           TEST(test_warning), TEST(test_beside_a_write_without_room))
