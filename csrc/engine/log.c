@@ -441,7 +441,11 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
         return status;
     if (!list_make_room(log))
         return kv_fail_nomem(err, (log->segments_capacity + 1) * sizeof *log->segments_list);
-    status = take_spare(log, next_segment_size(log, frame_size), &spare, &header.recycled, err);
+    uint64_t size = next_segment_size(log, frame_size);
+    uint64_t least = kv_segment_size_for(frame_size, log->options->segment_size_min);
+    status = take_spare(log, size, &spare, &header.recycled, err);
+    if (status == KV_ERR_NOSPACE && least < size) /* a small disk may never have room for a large one again */
+        status = take_spare(log, least, &spare, &header.recycled, err);
     if (status == KV_OK)
         status = kv_file_size(&spare, &header.file_size, err);
     if (status == KV_OK) {

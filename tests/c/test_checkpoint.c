@@ -1135,10 +1135,35 @@ static void test_beside_a_write_without_room(void) {
     }
 }
 
+static int64_t write_to_small_files(void *ctx, int file, const void *buffer, size_t size, uint64_t offset) {
+    const kv_os *os = fault_os_table(ctx);
+    return offset + size > WORLD_SEGMENT_SIZE ? -ENOSPC : os->write(os->ctx, file, buffer, size, offset);
+}
+
+static int reserve_small_files(void *ctx, int file, uint64_t size) {
+    const kv_os *os = fault_os_table(ctx);
+    return size > WORLD_SEGMENT_SIZE ? -ENOSPC : os->reserve(os->ctx, file, size);
+}
+
+/* Where there is no room for a segment as large as it should be, the log goes on in a small one. */
+static void test_room_for_small_segments_only(void) {
+    pair p = {world_create(), model_create()};
+    p.w->os.write = write_to_small_files;
+    p.w->os.reserve = reserve_small_files;
+    world_open(p.w);
+    for (uint64_t i = 0; stats_of(p.w).log_segments < 4; i++)
+        put(&p, i % 50, i);
+    model_check(p.m, p.w->db);
+    reopen(&p);
+    model_check(p.m, p.w->db);
+    pair_destroy(&p);
+}
+
 CHECK_MAIN(TEST(test_empty), TEST(test_state_and_tail), TEST(test_count_before_loading),
            TEST(test_by_itself), TEST(test_backup), TEST(test_changes_while_it_is_made),
            TEST(test_sizes), TEST(test_at_close), TEST(test_recycled), TEST(test_cancelled), TEST(test_backup_fails),
            TEST(test_power_cut_in_a_backup), TEST(test_backup_without_an_end_frame),
            TEST(test_backup_of_a_log_without_an_end_frame), TEST(test_backup_of_other_stores),
            TEST(test_reads_fail), TEST(test_no_memory), TEST(test_damaged_block), TEST(test_sweep_past_a_damaged_block),
-           TEST(test_warning), TEST(test_beside_a_write_without_room))
+           TEST(test_warning), TEST(test_beside_a_write_without_room),
+           TEST(test_room_for_small_segments_only))
