@@ -102,7 +102,22 @@ def output(file: Any) -> Iterator[Callable[[bytes], object]]:
             yield out.write
         return
     with _replacement(path, mode) as out:
-        yield out.write
+
+        def write(data: bytes) -> None:
+            with _about(path):
+                out.write(data)
+
+        yield write
+
+
+@contextlib.contextmanager
+def _about(path: str) -> Iterator[None]:
+    """An error of an open file does not say which; one in here does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def _mode_of(path: str) -> int | None:
@@ -123,8 +138,9 @@ def _replacement(path: str, mode: int | None) -> Iterator[BinaryIO]:
             if mode is not None:
                 os.fchmod(out.fileno(), stat.S_IMODE(mode))
             yield out
-            out.flush()
-            os.fsync(out.fileno())
+            with _about(path):
+                out.flush()
+                os.fsync(out.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
