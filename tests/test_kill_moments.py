@@ -17,7 +17,7 @@ from crash.victim import Victim, clear_away, look
 from shim import compiled
 
 LIVES = 30  # kills of one store; then it is begun anew
-PATIENCE = 3  # seconds until a moment is not waited for any more
+PATIENCE = 10  # seconds until a moment is not waited for any more, on a machine that has other things to do
 MISSES = 2  # moments that may not come, beside one for every other kill
 SMALL, LARGE = 300_000, 1_500_000  # of what fills segments
 

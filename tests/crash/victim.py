@@ -57,7 +57,10 @@ class Victim:
             pytest.fail(f"worker {self.generation} ended ({self.process.returncode}): {out.decode()}{err.decode()}")
 
     def ends_by_itself(self, seconds):
-        """Waits for the moment that it was given to kill itself; False when it did not come."""
+        """Waits for the moment that it was given to kill itself; False when it did not come so many seconds after the
+        store was opened."""
+        while self.process.stdout.readline() not in (b"running\n", b""):  # nothing more: it has ended
+            pass
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
