@@ -5,6 +5,7 @@
 KIND is the file system, MODE the sync mode. A failed check is an exception, which test_full_disk.py shows.
 """
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -248,18 +249,20 @@ def many_writers(place):
     """The disk is full now and then."""
     store = place.open(checkpoint_log_ratio=None)
     models, refusals, steps = [{} for _ in range(4)], [0] * 4, [0] * 4
-    stop = threading.Event()
+    stop, turns = threading.Event(), [threading.Lock() for _ in range(4)]
+    place.put_aside(ASIDE)  # for a checkpoint: the log alone fills the disk
 
     def write(name):
         model = models[name]
         while not stop.is_set():
-            steps[name] += 1
-            number = steps[name]
-            changes = {b"%d %d" % (name, (number + i) % 10): b"%d" % number * 5000 for i in range(number % 4 + 1)}
-            if refused(place.path, store.put_many, changes):
-                refusals[name] += 1
-                continue
-            model.update(changes)
+            with turns[name]:
+                number = steps[name] + refusals[name]
+                changes = {b"%d %d" % (name, (number + i) % 10): b"%d" % number * 5000 for i in range(number % 4 + 1)}
+                if refused(place.path, store.put_many, changes):
+                    refusals[name] += 1
+                else:
+                    steps[name] += 1
+                    model.update(changes)
 
     calls = [Call(write, name) for name in range(4)]
 
@@ -270,13 +273,18 @@ def many_writers(place):
     for _ in range(5):
         place.fill()
         all_are(refusals)
-        place.free()
-        store.checkpoint()  # the log alone would fill it
+        with contextlib.ExitStack() as nobody_writes:
+            for turn in turns:
+                nobody_writes.enter_context(turn)
+            place.free()
+            store.checkpoint()
+            place.put_aside(ASIDE)
         all_are(steps)
     stop.set()
     for call in calls:
         call.end()
     model = {key: value for part in models for key, value in part.items()}
+    place.free()
     store.checkpoint()
     goes_on(place, store, model)
 

@@ -42,7 +42,8 @@ class Control:
                 connection.execute("CREATE TABLE items (number INTEGER PRIMARY KEY, payload BLOB)")
         sync_all(databases)  # what both find when they begin is there in any case
         command = [sys.executable, "-m", "crash.control", str(databases), str(folder)]
-        self.process = subprocess.Popen(command, env=python_environment())
+        quiet = subprocess.DEVNULL  # whoever waits for the end of our output must not wait for it
+        self.process = subprocess.Popen(command, env=python_environment(), stdout=quiet, stderr=quiet)
 
     def wait(self):
         """Until each has committed something."""
