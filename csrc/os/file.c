@@ -10,11 +10,16 @@
 #include <stdio.h>
 #include <string.h>
 
+#define INTERRUPTIONS_MAX 1000u /* in a row: a call that never gets through has failed */
+
 /* `r` = the call, again while a signal interrupts it. */
 #define RETRY(r, call)                                                                           \
     do {                                                                                         \
-        (r) = (call);                                                                            \
-    } while ((r) == -EINTR)
+        unsigned left_ = INTERRUPTIONS_MAX;                                                      \
+        do {                                                                                     \
+            (r) = (call);                                                                        \
+        } while ((r) == -EINTR && --left_ > 0);                                                  \
+    } while (0)
 
 #define ZEROS_SIZE 65536u /* large enough that the calls do not count beside the copying */
 

@@ -630,6 +630,19 @@ static void test_interrupted_calls_are_repeated(void) {
     }
 }
 
+/* Not for ever: then it has failed like any other. */
+static void test_calls_that_are_always_interrupted(void) {
+    for (size_t i = 0; i < COUNT_OF(retried); i++) {
+        world w = world_make();
+        world_open_file(&w);
+        fault_os_fail(w.faults, retried[i], 1, EINTR, FAULT_FOREVER);
+        CHECK_STATUS(perform(&w, retried[i]), KV_ERR_IO, &err);
+        CHECK_EQ(err.sys_errno, EINTR);
+        fault_os_heal(w.faults);
+        world_end(&w);
+    }
+}
+
 /* A sync that failed, for whatever reason, is never tried again: a second one could succeed
  * without having written what the first one lost. */
 static void test_failed_syncs_are_not_repeated(void) {
@@ -945,7 +958,8 @@ CHECK_MAIN(TEST(test_modes_under_any_umask), TEST(test_modes_without_privileges)
            TEST(test_locks_between_processes), TEST(test_random_bytes),
            TEST(test_direct_writes), TEST(test_direct_is_not_there), TEST(test_short_direct_writes),
            TEST(test_direct_writes_are_refused), TEST(test_direct_write_that_fails_halfway),
-           TEST(test_interrupted_calls_are_repeated), TEST(test_failed_syncs_are_not_repeated),
+           TEST(test_interrupted_calls_are_repeated),
+           TEST(test_calls_that_are_always_interrupted), TEST(test_failed_syncs_are_not_repeated),
            TEST(test_failures_are_told), TEST(test_no_error_wanted),
            TEST(test_short_transfers_are_continued), TEST(test_transfer_that_fails_halfway),
            TEST(test_write_without_progress), TEST(test_closing_twice))
