@@ -53,6 +53,7 @@ struct fault_os {
 typedef struct fault_verdict {
     bool perform;
     int sys_errno; /* 0: the inner answer counts */
+    bool cut;      /* a transfer ends half-way */
     fault_watch watch;
     void *watch_arg;
 } fault_verdict;
@@ -72,9 +73,10 @@ static fault_verdict judge_locked(fault_os *f, fault_call call) {
         if (!(rule->flags & FAULT_FOREVER))
             rule->left = 0;
         verdict.sys_errno = rule->sys_errno;
-        verdict.perform = rule->flags & FAULT_DONE;
+        verdict.cut = rule->flags & FAULT_SHORT;
+        verdict.perform = rule->flags & (FAULT_DONE | FAULT_SHORT);
     }
-    if (verdict.sys_errno != 0)
+    if (verdict.sys_errno != 0 || verdict.cut)
         f->failures++;
     return verdict;
 }
@@ -118,10 +120,12 @@ static int64_t end(fault_call call, fault_verdict verdict, int64_t answer) {
     int64_t answer = verdict.perform ? (inner_call) : 0;                                         \
     return (int)end(call, verdict, answer)
 
-static size_t cut_short(fault_os *f, size_t size) {
+static size_t cut_short(fault_os *f, fault_verdict verdict, size_t size) {
     pthread_mutex_lock(&f->mu);
     size_t max = f->transfer_max;
     pthread_mutex_unlock(&f->mu);
+    if (verdict.cut)
+        size -= size / 2;
     return max > 0 && size > max ? max : size;
 }
 
@@ -191,7 +195,7 @@ static int64_t fault_read(void *ctx, int file, void *buffer, size_t size, uint64
     fault_verdict verdict = begin(f, FAULT_READ);
     int64_t answer = 0;
     if (verdict.perform)
-        answer = f->inner->read(f->inner->ctx, file, buffer, cut_short(f, size), offset);
+        answer = f->inner->read(f->inner->ctx, file, buffer, cut_short(f, verdict, size), offset);
     return end(FAULT_READ, verdict, answer);
 }
 
@@ -215,7 +219,7 @@ static int64_t fault_write(void *ctx, int file, const void *buffer, size_t size,
     fault_os *f = ctx;
     fault_verdict verdict = begin(f, FAULT_WRITE);
     int64_t answer = 0;
-    size_t part = cut_short(f, size);
+    size_t part = cut_short(f, verdict, size);
     if (verdict.perform && part < size)
         answer = write_part(f, file, buffer, part, offset);
     else if (verdict.perform)
@@ -346,7 +350,7 @@ uint64_t fault_os_failures(fault_os *f) {
 }
 
 void fault_os_fail(fault_os *f, fault_call call, uint64_t nth, int sys_errno, unsigned flags) {
-    assert(nth > 0 && sys_errno > 0);
+    assert(nth > 0 && (sys_errno > 0 || flags & FAULT_SHORT));
     pthread_mutex_lock(&f->mu);
     size_t i = 0;
     while (i < RULES_MAX && f->rules[i].left > 0)

@@ -49,6 +49,7 @@ typedef enum fault_call {
 enum {
     FAULT_FOREVER = 1, /* this call and all later ones of its kind */
     FAULT_DONE = 2,    /* the call has its effect, and answers failure nevertheless */
+    FAULT_SHORT = 4,   /* a read or write transfers half of what is asked; other calls do as ever */
 };
 
 typedef struct fault_os fault_os;
@@ -68,7 +69,7 @@ uint64_t fault_os_calls(fault_os *faults, fault_call call);
 uint64_t fault_os_failures(fault_os *faults);
 
 /* The nth call of this kind from now (1: the next) answers -sys_errno.  A close is always done, so
- * that nothing leaks.  Up to 16 such rules at a time; a rule that has fired is dropped unless
+ * that nothing leaks.  FAULT_SHORT has no errno (0).  Up to 16 such rules at a time; a rule that has fired is dropped unless
  * FAULT_FOREVER.  fault_os_heal drops all. */
 void fault_os_fail(fault_os *faults, fault_call call, uint64_t nth, int sys_errno,
                    unsigned flags);

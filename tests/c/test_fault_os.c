@@ -129,6 +129,11 @@ static void test_short_transfers(void) {
     CHECK_EQ(w.os->read(w.os->ctx, w.file, buffer, sizeof buffer, 0), 3);
     fault_os_limit(w.faults, 0);
     CHECK_EQ(write_at(&w, 0), 10);
+    fault_os_fail(w.faults, FAULT_WRITE, 2, 0, FAULT_SHORT); /* the second only */
+    CHECK_EQ(write_at(&w, 0), 10);
+    CHECK_EQ(write_at(&w, 0), 5);
+    CHECK_EQ(write_at(&w, 0), 10);
+    CHECK_EQ(fault_os_failures(w.faults), 1);
     world_end(&w);
 }
 

@@ -1,8 +1,9 @@
 /* test_log_faults.c - every call to the file system goes wrong once, or from then on.
  *
- * A run is the scenario (scenario.h) with a close and an open in its middle, and one fault. After it
- * the store is opened undisturbed and must hold the model of what was acknowledged.  The one write
- * that was answered KV_ERR_FAILED first may be there too, whole.
+ * A run is the scenario (scenario.h) with a close and an open in its middle, and one fault; a whole one goes on with
+ * what else happens in the life of a store: a key expires, a backup is made, and when it is closed its files are
+ * checked and salvaged.  After it the store is opened undisturbed and must hold the model of what was acknowledged.
+ * The one write that was answered KV_ERR_FAILED first may be there too, whole.  A run that hangs ends the test.
  */
 /* side by side */
 #include "check.h"
@@ -10,13 +11,20 @@
 #include <errno.h>
 #include <stdatomic.h>
 
+#include "base/futex.h"
 #include "engine/checkpoint.h"
 #include "kv.h"
 #include "model.h"
 #include "scenario.h"
+#include "threads.h"
 #include "world.h"
 
 #define REOPEN_BEFORE 15u /* the step before which the store is closed and opened */
+#define HANG_SECONDS 60u  /* a run takes milliseconds; five seconds would be too long, but other programs run, too */
+
+#define BACKUP_DIR "backup"
+#define SALVAGE_DIR "salvaged"
+#define GONE_MS (SCENARIO_SWEEP_MS - 1) /* when a key of a whole run expires: before all others */
 
 static const kv_bytes A = {"a", 1}, B = {"b", 1};
 
@@ -31,6 +39,7 @@ typedef struct fault {
     bool harmless; /* every call must succeed nevertheless */
     bool buffered; /* the log goes through the page cache */
     bool killed;   /* no close at the end: the process is gone from the fault on */
+    bool whole;    /* with the rest of a store's life */
 } fault;
 
 typedef struct run {
@@ -41,12 +50,19 @@ typedef struct run {
     model *maybe;  /* with the write whose outcome is unknown; NULL: there is none */
     bool failed;   /* the store has said so */
     bool gave_up;  /* it could not be opened */
+    bool copied;   /* there is a backup */
+    bool salvaged; /* there is a salvaged store, and there was no problem */
+    uint64_t copy_digest, salvage_digest; /* of what had been acknowledged then */
 } run;
+
+static const run *current;  /* for who is told that it hangs */
+static uint64_t slowest_ns; /* of the runs so far */
 
 static const char *describe(const run *r) {
     static char text[200];
     snprintf(text, sizeof text, "%s number %d: %s%s%s, transfers of %zu, sync mode %d",
-             fault_call_name(r->fault->call), (int)r->nth, strerror(r->fault->sys_errno),
+             fault_call_name(r->fault->call), (int)r->nth,
+             r->fault->flags & FAULT_SHORT ? "half of it" : strerror(r->fault->sys_errno),
              r->fault->flags & FAULT_FOREVER ? " from then on" : "",
              r->fault->flags & FAULT_DONE ? ", but done" : "", r->fault->limit,
              (int)r->fault->sync);
@@ -165,6 +181,91 @@ static void check_sticky(run *r) {
     check_contents(r, "at the end");
 }
 
+/* ---- The rest of a store's life ---------------------------------------------------------------- */
+
+/* A key's time comes, and the worker sweeps it away; readers see nothing of either. */
+static void run_expiry(run *r) {
+    world *w = r->w;
+    kv_stats before, now;
+    CHECK_OK(kv_get_stats(w->db, &before, &w->err), &w->err);
+    world_set_clock(w, GONE_MS - 1); /* so near that the worker soon looks again */
+    kv_status status = kv_put_expiring(w->db, A, B, GONE_MS, 0, &w->err);
+    world_set_clock(w, GONE_MS);
+    RUN_CHECK(r, status == KV_OK || !r->fault->harmless, "put expiring: %s", w->err.message);
+    RUN_CHECK(r, status < 0 || !r->failed, "a write was acknowledged by a failed store");
+    if (status == KV_ERR_FAILED && !r->failed) {
+        r->failed = true;
+        r->maybe = model_clone(r->m);
+    }
+    do {
+        usleep(100);
+        CHECK_OK(kv_get_stats(w->db, &now, &w->err), &w->err);
+    } while (status == KV_OK && now.expired == before.expired && fault_os_failures(w->faults) == 0);
+    check_contents(r, "after an expiry");
+}
+
+static void run_backup(run *r) {
+    world *w = r->w;
+    kv_status status = kv_backup(w->db, BACKUP_DIR, NULL, NULL, &w->err);
+    RUN_CHECK(r, status == KV_OK || !r->fault->harmless, "backup: %s", w->err.message);
+    RUN_CHECK(r, status == KV_OK || w->err.status == status, "backup: %s", w->err.message);
+    if (status < 0 && r->fault->flags == 0)
+        RUN_CHECK(r, memory_os_size(w->memory, BACKUP_DIR, KV_STORE_FILE) == -ENOENT,
+                  "backup: a file is left");
+    r->copied = status == KV_OK;
+    r->copy_digest = model_digest(r->m);
+    check_contents(r, "after a backup");
+}
+
+static bool count_problem(void *arg, const kv_error *problem, const char *loss) {
+    (void)problem;
+    (void)loss;
+    ++*(unsigned *)arg;
+    return true;
+}
+
+/* kv_check, or kv_salvage into `into`: whether it found everything.  `closed`: there is nothing to be found. */
+static bool run_examine(run *r, kv_db *into, bool closed) {
+    world *w = r->w;
+    unsigned problems = 0;
+    kv_check_summary summary;
+    kv_check_options options = {.problem = count_problem, .arg = &problems, .os = &w->os};
+    uint64_t failures = fault_os_failures(w->faults);
+    kv_status status = into != NULL ? kv_salvage(WORLD_DIR, into, &options, &summary, &w->err)
+                                    : kv_check(WORLD_DIR, &options, &summary, &w->err);
+    bool disturbed = fault_os_failures(w->faults) > failures && !r->fault->harmless;
+    RUN_CHECK(r, status == KV_OK || disturbed, "examine: %s", w->err.message);
+    RUN_CHECK(r, problems == 0 || disturbed || !closed, "examine: %u problems", problems);
+    return status == KV_OK && problems == 0;
+}
+
+static void run_salvage(run *r, bool closed) {
+    world *w = r->w;
+    kv_db *db;
+    kv_status status = kv_open(SALVAGE_DIR, &w->options, &db, &w->err);
+    RUN_CHECK(r, status == KV_OK || !r->fault->harmless, "open to salvage: %s", w->err.message);
+    if (status < 0)
+        return;
+    bool found = run_examine(r, db, closed);
+    status = kv_close(db, &w->err);
+    RUN_CHECK(r, status == KV_OK || !r->fault->harmless, "close: %s", w->err.message);
+    r->salvaged = found && status == KV_OK;
+    r->salvage_digest = model_digest(r->m);
+    kv_destroy(db);
+}
+
+static void run_rest(run *r) {
+    run_expiry(r);
+    run_backup(r);
+    bool closed = world_try_close(r->w) == KV_OK;
+    RUN_CHECK(r, closed || !r->fault->harmless, "close: %s", r->w->err.message);
+    RUN_CHECK(r, !closed || !r->failed, "a failed store closed as if nothing had been");
+    (void)run_examine(r, NULL, closed);
+    run_salvage(r, closed);
+}
+
+/* ---- All of it --------------------------------------------------------------------------------- */
+
 /* The steps; then, when the fault was for ever and the store has not failed, once more without it. */
 static void run_scenario(run *r) {
     run_open(r);
@@ -181,9 +282,13 @@ static void run_scenario(run *r) {
         return;
     if (r->failed)
         check_sticky(r);
+    if (r->fault->whole)
+        run_rest(r);
     if (r->fault->flags & FAULT_FOREVER && !r->failed && !r->fault->killed &&
         fault_os_failures(r->w->faults) > 0) {
         fault_os_heal(r->w->faults);
+        if (r->w->db == NULL)
+            world_open(r->w);
         for (unsigned i = 0; i < scenario_count; i++) {
             kv_status status = scenario_run(i, r->w->db, r->m, &r->w->err);
             RUN_CHECK(r, status >= 0, "with space again, %s: %s", scenario_name(i),
@@ -194,23 +299,37 @@ static void run_scenario(run *r) {
 }
 
 /* What is found now is the acknowledged state, or that with the unknown write. */
-static void check_found(run *r) {
-    uint64_t found = store_digest(r->w->db);
+static void check_found(run *r, kv_db *db, uint64_t acknowledged, const char *where) {
+    uint64_t found = store_digest(db);
     bool with_maybe = r->maybe != NULL && found == model_digest(r->maybe);
-    RUN_CHECK(r, found == model_digest(r->m) || with_maybe ||
+    RUN_CHECK(r, found == acknowledged || with_maybe ||
                      (r->failed && r->maybe == NULL), /* a pop of any key */
-              "after it: other contents (%d keys, failed %d)", (int)model_count(r->m), r->failed);
+              "%s: other contents (%d keys, failed %d)", where, (int)model_count(r->m), r->failed);
+    CHECK_OK(kv_verify(db, &r->w->err), &r->w->err);
+}
+
+/* The copies that were acknowledged are there, after a power cut, too. */
+static void check_copy(run *r, const char *dir, uint64_t acknowledged) {
+    world *w = r->w;
+    kv_db *db;
+    kv_status status = kv_open(dir, &w->options, &db, &w->err);
+    RUN_CHECK(r, status == KV_OK, "%s: %s: %s", dir, w->err.message, w->err.path);
+    check_found(r, db, acknowledged, dir);
+    kv_destroy(db);
 }
 
 static uint64_t run_fault(const fault *f, uint64_t nth) {
     run r = {.w = world_create(), .fault = f, .nth = nth, .m = model_create()};
     world *w = r.w;
+    uint64_t start_ns = kv_now_ns();
+    current = &r;
+    alarm(HANG_SECONDS);
     w->options.sync = f->sync;
     w->options.direct_io = !f->buffered;
     w->options.sync_interval_ns = UINT64_C(3600000000000);
     w->options.preload = true; /* test_checkpoint.c has the faults of loading later */
     fault_os_limit(w->faults, f->limit);
-    if (f->sys_errno != 0)
+    if (nth > 0)
         fault_os_fail(w->faults, f->call, nth, f->sys_errno, f->flags);
     run_scenario(&r);
     uint64_t failures = fault_os_failures(w->faults);
@@ -227,7 +346,7 @@ static uint64_t run_fault(const fault *f, uint64_t nth) {
     kv_status status = world_try_open(w);
     RUN_CHECK(&r, status == KV_OK, "after it: %s: %s at %d", w->err.message, w->err.path,
               (int)w->err.offset);
-    check_found(&r);
+    check_found(&r, w->db, model_digest(r.m), "after it");
     /* Whoever has seen this may rely on it: a power cut leaves it, and what is written from now on. */
     CHECK_OK(kv_put(w->db, A, B, 0, &w->err), &w->err);
     uint64_t seen = store_digest(w->db);
@@ -236,19 +355,35 @@ static uint64_t run_fault(const fault *f, uint64_t nth) {
     RUN_CHECK(&r, status == KV_OK, "after it and a power cut: %s: %s at %d", w->err.message,
               w->err.path, (int)w->err.offset);
     RUN_CHECK(&r, store_digest(w->db) == seen, "after it and a power cut: other contents");
+    if (r.copied)
+        check_copy(&r, BACKUP_DIR, r.copy_digest);
+    if (r.salvaged)
+        check_copy(&r, SALVAGE_DIR, r.salvage_digest);
     world_destroy(w);
     model_destroy(r.m);
     model_destroy(r.maybe);
+    if (kv_now_ns() - start_ns > slowest_ns)
+        slowest_ns = kv_now_ns() - start_ns;
     return failures;
+}
+
+static void tell_of_a_hang(int signal_number) {
+    (void)signal_number;
+    printf("# hangs: %s\n", describe(current));
+    fflush(stdout);
+    abort();
 }
 
 /* Fails call 1, 2, 3, ... until the scenario makes fewer. */
 static void sweep(fault f) {
     uint64_t nth = 1;
+    signal(SIGALRM, tell_of_a_hang);
     while (run_fault(&f, nth) > 0)
         nth++;
-    if (nth == 1)
-        printf("# the scenario makes no call of %s\n", fault_call_name(f.call));
+    alarm(0);
+    run r = {.fault = &f, .nth = nth - 1};
+    printf("# %d cases, the last one %s; the slowest took %d ms\n", (int)r.nth, describe(&r),
+           (int)(slowest_ns / 1000000));
 }
 
 #define SWEEP(...) sweep((fault){__VA_ARGS__})
@@ -265,13 +400,29 @@ static void test_undisturbed(void) {
 /* KV_SYNC_INTERVAL, with an interval that does not pass, is as KV_SYNC_NEVER: the sweeps leave it out. */
 
 static void test_eio_once(void) {
-    for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync += 2)
-        SWEEP(.call = FAULT_ANY, .sys_errno = EIO, .sync = (kv_sync)sync);
+    SWEEP(.call = FAULT_ANY, .sys_errno = EIO, .whole = true);
+    SWEEP(.call = FAULT_ANY, .sys_errno = EIO, .sync = KV_SYNC_NEVER);
 }
 
 static void test_eio_from_then_on(void) {
-    for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync += 2)
-        SWEEP(.call = FAULT_ANY, .sys_errno = EIO, .flags = FAULT_FOREVER, .sync = (kv_sync)sync);
+    SWEEP(.call = FAULT_ANY, .sys_errno = EIO, .flags = FAULT_FOREVER, .whole = true);
+    SWEEP(.call = FAULT_ANY, .sys_errno = EIO, .flags = FAULT_FOREVER, .sync = KV_SYNC_NEVER);
+}
+
+static void test_no_descriptors(void) {
+    SWEEP(.call = FAULT_ANY, .sys_errno = EMFILE, .whole = true);
+    SWEEP(.call = FAULT_ANY, .sys_errno = EMFILE, .flags = FAULT_FOREVER, .whole = true);
+}
+
+static void test_no_access(void) {
+    SWEEP(.call = FAULT_ANY, .sys_errno = EACCES, .whole = true);
+    SWEEP(.call = FAULT_ANY, .sys_errno = EACCES, .flags = FAULT_FOREVER, .whole = true);
+}
+
+/* As a file system does it that has met an error of its own. */
+static void test_read_only_of_a_sudden(void) {
+    SWEEP(.call = FAULT_ANY, .sys_errno = EROFS, .whole = true);
+    SWEEP(.call = FAULT_ANY, .sys_errno = EROFS, .flags = FAULT_FOREVER, .whole = true);
 }
 
 /* SIGKILL: no call has an effect any more, but what was written is still in the system's memory. */
@@ -288,13 +439,13 @@ static void test_eio_but_done(void) {
 }
 
 static void test_no_space_once(void) {
-    for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync += 2)
-        SWEEP(.call = FAULT_ANY, .sys_errno = ENOSPC, .sync = (kv_sync)sync);
+    SWEEP(.call = FAULT_ANY, .sys_errno = ENOSPC, .whole = true);
+    SWEEP(.call = FAULT_ANY, .sys_errno = ENOSPC, .sync = KV_SYNC_NEVER);
     SWEEP(.call = FAULT_WRITE, .sys_errno = ENOSPC);
 }
 
 static void test_no_space_from_then_on(void) {
-    SWEEP(.call = FAULT_ANY, .sys_errno = ENOSPC, .flags = FAULT_FOREVER);
+    SWEEP(.call = FAULT_ANY, .sys_errno = ENOSPC, .flags = FAULT_FOREVER, .whole = true);
     for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync += 2)
         SWEEP(.call = FAULT_WRITE, .sys_errno = ENOSPC, .flags = FAULT_FOREVER,
               .sync = (kv_sync)sync);
@@ -331,10 +482,18 @@ static void test_interrupted(void) {
                                           FAULT_RENAME,   FAULT_UNLINK, FAULT_LOCK};
     for (size_t i = 0; i < sizeof harmless / sizeof harmless[0]; i++)
         SWEEP(.call = harmless[i], .sys_errno = EINTR, .harmless = true);
-    SWEEP(.call = FAULT_ANY, .sys_errno = EINTR);
+    SWEEP(.call = FAULT_ANY, .sys_errno = EINTR, .whole = true);
+    /* It is not tried for ever. */
+    SWEEP(.call = FAULT_ANY, .sys_errno = EINTR, .flags = FAULT_FOREVER, .whole = true);
 }
 
 static void test_short_transfers(void) {
+    for (unsigned for_ever = 0; for_ever <= FAULT_FOREVER; for_ever += FAULT_FOREVER) {
+        unsigned flags = FAULT_SHORT | for_ever;
+        SWEEP(.call = FAULT_WRITE, .flags = flags, .harmless = true, .whole = true);
+        SWEEP(.call = FAULT_READ, .flags = flags, .harmless = true, .whole = true);
+        SWEEP(.call = FAULT_WRITE, .flags = flags, .harmless = true, .whole = true, .buffered = true);
+    }
     static const size_t limits[] = {61, 512, 4095};
     for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
         fault f = {.limit = limits[i], .harmless = true};
@@ -446,6 +605,79 @@ static void test_failed_sync_is_final(void) {
     world_destroy(w);
 }
 
+/* ---- Syncs that fail, and those who wait for them ------------------------------------------------------ */
+
+enum { WAITERS = 5 };
+
+typedef struct waiting {
+    world *w;
+    unsigned flags;
+    int sys_errno;
+} waiting;
+
+static void wait_for_a_sync(worker *me) {
+    waiting *t = me->shared;
+    kv_error err;
+    kv_bytes key = bytes_of(&me->id, sizeof me->id);
+    CHECK_STATUS(kv_put(t->w->db, key, B, t->flags, &err), KV_ERR_FAILED, &err);
+    CHECK_EQ(err.sys_errno, t->sys_errno);
+}
+
+/* One leads, and the others are the next group: all are told, and so is who comes later. */
+static void run_waiters(waiting *t) {
+    world *w = t->w;
+    crew crew = {0};
+    kv_stats stats;
+    kv_value value;
+    uint64_t count;
+    w->options.segment_size_min = w->options.segment_size_max = 1 << 20; /* no spare is made */
+    world_open(w);
+    CHECK_OK(kv_put(w->db, A, A, KV_SYNC, &w->err), &w->err);
+    fault_os_gate_close(w->faults, FAULT_SYNC);
+    for (unsigned i = 0; i < WAITERS; i++)
+        crew_add(&crew, wait_for_a_sync, t);
+    do {
+        CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+    } while (stats.commits < 1 + WAITERS);
+    fault_os_gate_wait(w->faults, FAULT_SYNC, 1);
+    fault_os_fail(w->faults, FAULT_SYNC, 1, t->sys_errno, 0); /* another one would succeed */
+    fault_os_gate_open(w->faults, FAULT_SYNC);
+    crew_join(&crew);
+    uint64_t syncs = fault_os_calls(w->faults, FAULT_SYNC);
+    for (unsigned flags = 0; flags <= KV_SYNC; flags += KV_SYNC) {
+        CHECK_STATUS(kv_put(w->db, B, B, flags, &w->err), KV_ERR_FAILED, &w->err);
+        CHECK_EQ(w->err.sys_errno, t->sys_errno);
+    }
+    CHECK_STATUS(kv_make_durable(w->db, &w->err), KV_ERR_FAILED, &w->err);
+    CHECK_OK(kv_get(w->db, A, 0, &value, &w->err), &w->err);
+    CHECK_MEM(value.data, "a", 1);
+    kv_value_release(&value);
+    CHECK_OK(kv_count(w->db, &count, &w->err), &w->err);
+    CHECK_EQ(count, 1);
+    CHECK_STATUS(world_try_close(w), KV_ERR_FAILED, &w->err);
+    CHECK_EQ(fault_os_calls(w->faults, FAULT_SYNC), syncs);
+    for (int cut = 0; cut < 2; cut++) {
+        world_open(w);
+        CHECK_OK(kv_get(w->db, A, 0, &value, &w->err), &w->err);
+        CHECK_MEM(value.data, "a", 1);
+        kv_value_release(&value);
+        world_cut_power(w);
+    }
+    world_destroy(w);
+}
+
+static void test_whatever_a_sync_answers(void) {
+    static const int errors[] = {EIO,    ENOSPC, EDQUOT, EINTR,  EMFILE, EACCES, EROFS,  ENOMEM,
+                                 EAGAIN, EBADF,  EINVAL, ENODEV, ESTALE, EPERM,  ENOSYS, EOPNOTSUPP};
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
+        for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync += 2) {
+            waiting t = {world_create(), sync == KV_SYNC_NEVER ? KV_SYNC : 0, errors[i]};
+            t.w->options.sync = (kv_sync)sync;
+            run_waiters(&t);
+        }
+    printf("# %zu errors\n", sizeof errors / sizeof errors[0]);
+}
+
 /* ---- No space, by hand --------------------------------------------------------------------------------- */
 
 static void test_no_space_rolls_back(void) {
@@ -541,9 +773,10 @@ static void test_short_frame_after_a_long_one(void) {
         }
 }
 
-CHECK_MAIN(TEST(test_undisturbed), TEST(test_eio_once), TEST(test_eio_from_then_on),
+CHECK_MAIN(TEST(test_undisturbed), TEST(test_eio_once), TEST(test_eio_from_then_on), TEST(test_no_descriptors), TEST(test_no_access),
+           TEST(test_read_only_of_a_sudden),
            TEST(test_killed), TEST(test_eio_but_done), TEST(test_no_space_once),
            TEST(test_no_space_from_then_on), TEST(test_no_space_in_the_middle),
            TEST(test_rename_without_space_but_done), TEST(test_direct_io_is_refused), TEST(test_no_memory), TEST(test_interrupted),
-           TEST(test_short_transfers), TEST(test_failed_syncs), TEST(test_failed_sync_is_final),
+           TEST(test_short_transfers), TEST(test_failed_syncs), TEST(test_failed_sync_is_final), TEST(test_whatever_a_sync_answers),
            TEST(test_no_space_rolls_back), TEST(test_short_frame_after_a_long_one))
