@@ -108,6 +108,45 @@ static void read_all(kv_db *db, const model *m) {
     kv_snapshot_destroy(s);
 }
 
+static void count_item(void *arg, const kv_item *item) {
+    (void)item;
+    ++*(size_t *)arg;
+}
+
+/* A second handle, deferred: its write is done when the ticket says so, or not at all. */
+static void run_deferred(kv_db *db, model *m) {
+    kv_error err;
+    kv_db *deferred;
+    kv_ticket ticket;
+    kv_item item, copy;
+    size_t seen = 0;
+    uint64_t position = 0;
+    if (is_nomem(kv_dup(db, true, &deferred, &err), &err, "dup"))
+        return;
+    kv_bytes key = LITERAL("key-60"), value = LITERAL("deferred");
+    if (!is_nomem(kv_put(deferred, key, value, 0, &err), &err, "deferred put")) {
+        kv_pending_ticket(deferred, &ticket);
+        if (!is_nomem(kv_ticket_wait(db, &ticket, &err), &err, "ticket"))
+            model_put(m, key, value);
+    }
+    kv_settle(deferred);
+    kv_status status = kv_get_item(deferred, key, 0, &item, &err);
+    if (!is_nomem(status, &err, "get item"))
+        CHECK_EQ(status, model_get(m, key) != NULL ? KV_OK : KV_NOTFOUND);
+    if (status == KV_OK) {
+        kv_item_copy(&item, &copy);
+        kv_item_release(&item);
+        kv_item_release(&copy);
+    }
+    do {
+        status = kv_scan(deferred, &position, 7, count_item, &seen, &err);
+    } while (!is_nomem(status, &err, "scan") && position != 0);
+    if (status == KV_OK)
+        CHECK_EQ(seen, model_count(m));
+    (void)is_nomem(kv_close(deferred, &err), &err, "close");
+    kv_destroy(deferred);
+}
+
 static bool run_open(world *w) {
     kv_status status = world_try_open(w);
     if (!is_nomem(status, &w->err, "open"))
@@ -128,9 +167,61 @@ static void run_step(unsigned number, kv_db *db, model *m) {
         CHECK(scenario_run(number, db, m, &err) >= 0);
 }
 
+/* A key's time comes, and the worker sweeps it away. */
+static void run_expiry(world *w) {
+    kv_stats before, now;
+    world_set_clock(w, SCENARIO_SWEEP_MS - 2); /* so near that the worker soon looks again */
+    CHECK_OK(kv_get_stats(w->db, &before, &w->err), &w->err);
+    kv_status status = kv_put_expiring(w->db, LITERAL("gone"), LITERAL("soon"),
+                                       SCENARIO_SWEEP_MS - 1, 0, &w->err);
+    world_set_clock(w, SCENARIO_SWEEP_MS - 1);
+    if (is_nomem(status, &w->err, "put expiring"))
+        return;
+    do {
+        usleep(100);
+        CHECK_OK(kv_get_stats(w->db, &now, &w->err), &w->err);
+        suspend(); /* whether it has fired */
+        resume();
+    } while (now.expired == before.expired && !failing.fired);
+}
+
+/* Whether there is a whole copy of the store now. */
+static bool run_backup(world *w) {
+    return !is_nomem(kv_backup(w->db, "backup", NULL, NULL, &w->err), &w->err, "backup");
+}
+
+static bool no_problem(void *arg, const kv_error *problem, const char *loss) {
+    (void)arg;
+    FAIL("a problem where there is none: %s (%s)", problem->message, loss);
+    return true;
+}
+
+/* kv_check, and kv_salvage into a store: whether it was done. */
+static bool run_salvage(world *w) {
+    kv_check_options options = {.problem = no_problem, .os = &w->os};
+    kv_check_summary summary;
+    kv_db *db;
+    kv_error *err = &w->err;
+    (void)is_nomem(kv_check(WORLD_DIR, &options, &summary, err), err, "check");
+    if (is_nomem(kv_open("salvaged", &w->options, &db, err), err, "open to salvage"))
+        return false;
+    bool done = !is_nomem(kv_salvage(WORLD_DIR, db, &options, &summary, err), err, "salvage");
+    done &= !is_nomem(kv_close(db, err), err, "close");
+    kv_destroy(db);
+    return done;
+}
+
+static void check_copy(world *w, const char *dir, const model *m) {
+    kv_db *db;
+    CHECK_OK(kv_open(dir, &w->options, &db, &w->err), &w->err);
+    model_check(m, db);
+    kv_destroy(db);
+}
+
 static void run_log(uint64_t n, bool from_then_on) {
     world *w = world_create();
     model *m = model_create();
+    bool copied = false, salvaged = false;
     fail_from(n, from_then_on);
     if (run_open(w)) {
         for (unsigned i = 0; i < scenario_count; i++) {
@@ -146,11 +237,22 @@ static void run_log(uint64_t n, bool from_then_on) {
             read_all(w->db, m);
         }
         if (w->db != NULL) {
+            run_deferred(w->db, m);
+            run_expiry(w);
             check_contents(w->db, m, "at the end");
+            copied = run_backup(w);
+            suspend();
+            CHECK_OK(kv_verify(w->db, &w->err), &w->err);
+            resume();
             (void)is_nomem(world_try_close(w), &w->err, "close");
+            salvaged = run_salvage(w);
         }
     }
     heal();
+    if (copied)
+        check_copy(w, "backup", m);
+    if (salvaged)
+        check_copy(w, "salvaged", m);
     world_open(w);
     CHECK_EQ(store_digest(w->db), model_digest(m));
     for (unsigned i = 0; i < scenario_count; i++) /* all is well again */
@@ -173,6 +275,7 @@ static void run_memory(uint64_t n, bool from_then_on) {
         run_step(i, db, m);
         read_all(db, m);
     }
+    run_deferred(db, m);
     heal();
     for (unsigned i = 0; i < scenario_count; i++)
         CHECK(scenario_run(i, db, m, &err) >= 0);
@@ -187,7 +290,7 @@ static void sweep(void (*run)(uint64_t n, bool from_then_on), bool from_then_on)
     do {
         run(n++, from_then_on);
     } while (failing.fired);
-    printf("# %d requests\n", (int)n - 1);
+    printf("# %d requests fail %s\n", (int)n - 1, from_then_on ? "and all later ones" : "once");
     CHECK(n > 20);
 }
 
