@@ -3,6 +3,7 @@
  */
 /* tsan */
 #include "check.h"
+#include "model.h"
 #include "redis_replies.h"
 #include "server_stub.h"
 #include "world.h"
@@ -563,6 +564,91 @@ static void test_memory_fails_anywhere(void) {
     }
 }
 
+/* One request, of whose requests for memory the n-th fails, and with `on` every later one.  Whether it made so many. */
+static bool run_without_memory(kv_client *c, const char *request, uint64_t n, bool on) {
+    kv_resp_parser parser;
+    kv_resp_limits limits = {.args_max = 1 << 20, .bulk_max = KV_VALUE_MAX, .inline_max = 65536};
+    const kv_bytes *argv;
+    const char *error;
+    size_t argc, used, wanted;
+    char text[8192];
+    int size = snprintf(text, sizeof text, "%s\r\n", request);
+    kv_resp_init(&parser);
+    CHECK_EQ(kv_resp_parse(&parser, &limits, (uint8_t *)text, (size_t)size, &argv, &argc, &used, &wanted, &error),
+             KV_RESP_REQUEST);
+    (void)kv_mem_fail_at(n, on);
+    if (argc > 0)
+        CHECK_EQ(kv_command_run(c, argv, argc), KV_RUN_DONE);
+    bool failed = kv_mem_fail_at(UINT64_MAX, false) > n;
+    kv_resp_fini(&parser);
+    return failed;
+}
+
+/* A setup on which the first `count` requests of a table have run.  `fresh`: the next comes from a new client, which
+ * has no memory for replies yet. */
+static setup make_after(kind k, const exchange *table, size_t count, bool fresh) {
+    setup s = make(k);
+    for (size_t i = 0; i < count; i++) {
+        stub_say(s.c, table[i].request);
+        (void)stub_take(s.c, NULL);
+    }
+    settle(&s);
+    if (fresh)
+        s.c = stub_client(s.server, s.db);
+    return s;
+}
+
+/* Done, or not; and what was answered as ever has been done.  Returns how many requests for memory the request makes. */
+static uint64_t sweep_request(kind k, const exchange *table, size_t i, bool fresh) {
+    setup s = make_after(k, table, i, fresh);
+    uint64_t before = store_digest(s.w->db), n = 0;
+    stub_say(s.c, table[i].request);
+    bool is_error = *stub_take(s.c, NULL) == '-';
+    settle(&s);
+    uint64_t after = store_digest(s.w->db);
+    end(&s);
+    for (bool failed = true; failed; n++)
+        for (int on = 0; on < 2 && failed; on++) {
+            s = make_after(k, table, i, fresh);
+            failed = run_without_memory(s.c, table[i].request, n, on);
+            settle(&s);
+            uint64_t found = store_digest(s.w->db);
+            bool lost = s.c->reply.broken, refused = !lost && *stub_take(s.c, NULL) == '-' && !is_error;
+            if (found != before && found != after)
+                FAIL("%s: request %d for memory: half done", table[i].request, (int)n);
+            if (refused && before != after && found == after)
+                FAIL("%s: request %d for memory: refused, and done", table[i].request, (int)n);
+            if (!refused && !lost && found != after)
+                FAIL("%s: request %d for memory: answered, and not done", table[i].request, (int)n);
+            end(&s);
+        }
+    return n - 1;
+}
+
+static void sweep_table(const exchange *table, size_t count) {
+    for (kind k = IN_MEMORY_DEFERRED; k <= WITH_LOG_DEFERRED; k += WITH_LOG_DEFERRED - IN_MEMORY_DEFERRED) {
+        uint64_t made = 0;
+        for (size_t i = 0; i < 2 * count; i++)
+            made += sweep_request(k, table, i / 2, i % 2);
+        printf("# %zu requests, from two clients each: %d requests for memory fail once and from then on\n", count, (int)made);
+    }
+}
+
+#define WITHOUT_MEMORY(name)                                                                                         \
+    static void test_##name##_without_memory(void) {                                                                 \
+        sweep_table(replies_of_##name, sizeof replies_of_##name / sizeof replies_of_##name[0]);                       \
+    }
+
+WITHOUT_MEMORY(strings)
+WITHOUT_MEMORY(numbers)
+WITHOUT_MEMORY(bits)
+WITHOUT_MEMORY(keys)
+WITHOUT_MEMORY(expiry)
+WITHOUT_MEMORY(multi)
+WITHOUT_MEMORY(connection)
+WITHOUT_MEMORY(pubsub)
+WITHOUT_MEMORY(server)
+
 static void test_transactions_without_memory(void) {
     for (uint64_t n = 0;; n++) {
         setup s = make(IN_MEMORY_DEFERRED);
@@ -811,6 +897,9 @@ CHECK_MAIN(TEST(test_strings_as_redis), TEST(test_numbers_as_redis), TEST(test_b
            TEST(test_auth), TEST(test_large_values_leave_pinned), TEST(test_limits_of_keys_and_values),
            TEST(test_a_transaction_has_a_limit), TEST(test_dump_and_restore), TEST(test_watch_sees_other_clients),
            TEST(test_exec_with_other_commands), TEST(test_no_memory_for_more), TEST(test_memory_fails_anywhere),
+           TEST(test_strings_without_memory), TEST(test_numbers_without_memory), TEST(test_bits_without_memory),
+           TEST(test_keys_without_memory), TEST(test_expiry_without_memory), TEST(test_multi_without_memory),
+           TEST(test_connection_without_memory), TEST(test_pubsub_without_memory), TEST(test_server_without_memory),
            TEST(test_transactions_without_memory), TEST(test_a_store_that_failed),
            TEST(test_some_wait_until_nothing_is_pending), TEST(test_client_list_and_kill), TEST(test_client_reply),
            TEST(test_info_tells_what_happened), TEST(test_failures_of_what_exec_runs), TEST(test_slow_log))

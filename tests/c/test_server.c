@@ -3,11 +3,13 @@
 #include "check.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
 
+#include "base/mem.h"
 #include "kv.h"
 #include "server/server.h"
 #include "threads.h"
@@ -381,6 +383,101 @@ static void test_failing_syncs(void) {
     place_leave(&p);
 }
 
+/* ---- Without memory ------------------------------------------------------------------------------------------------- */
+
+static unsigned descriptors(void) {
+    unsigned count = 0;
+    DIR *dir = opendir("/dev/fd");
+    CHECK(dir != NULL);
+    while (readdir(dir) != NULL)
+        count++;
+    closedir(dir);
+    return count;
+}
+
+static void test_start_without_memory(void) {
+    world *w = world_create();
+    CHECK_OK(kv_open(NULL, &w->options, &w->db, &w->err), &w->err);
+    unsigned before = descriptors();
+    uint64_t n = 0;
+    for (bool failed = true; failed; n++)
+        for (int on = 0; on < 2 && failed; on++) {
+            kv_config config = kv_config_default();
+            kv_server *server;
+            kv_error err;
+            config.port = 0;
+            config.threads = 3;
+            config.password = "password";
+            kv_mem_fail_at(n, on);
+            kv_status status = kv_server_start(w->db, &config, &server, &err);
+            failed = kv_mem_fail_at(UINT64_MAX, false) > n;
+            if (status == KV_OK)
+                kv_server_destroy(server);
+            else
+                CHECK_STATUS(status, KV_ERR_NOMEM, &err);
+            CHECK_EQ(descriptors(), before);
+        }
+    printf("# %d requests for memory\n", (int)n - 1);
+    CHECK(n > 10);
+    world_destroy(w);
+}
+
+/* Writes, each to a key of its own, while requests for memory fail: what was acknowledged is there, what was refused is not,
+ * and of what a closed connection leaves open either. */
+static void write_without_memory(worker *me) {
+    place *p = me->shared;
+    enum { REFUSED, DONE, OPEN } *known = calloc(ROUNDS, sizeof *known);
+    client *c = calloc(1, sizeof *c);
+    client_open(c, p->server);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        say(c, "SET w%u-%u %u\r\n", me->id, i, i);
+        const char *line = hear(c);
+        known[i] = line == NULL ? OPEN : *line == '+' ? DONE : REFUSED;
+        if (line == NULL) {
+            close(c->fd);
+            client_open(c, p->server);
+        }
+    }
+    atomic_fetch_add(&p->increments, 1);
+    while (!atomic_load(&p->over))
+        usleep(1000);
+    close(c->fd);
+    client_open(c, p->server);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        say(c, "EXISTS w%u-%u\r\n", me->id, i);
+        const char *line = hear(c);
+        CHECK(line != NULL);
+        if (known[i] != OPEN)
+            CHECK_STR(line, known[i] == DONE ? ":1" : ":0");
+    }
+    close(c->fd);
+    free(c);
+    free(known);
+}
+
+static void test_clients_without_memory(void) {
+    enum { CLIENTS = 3 };
+    for (int durable = 0; durable < 2; durable++) {
+        place p = place_open(durable);
+        check_random random = random_stream((uint64_t)durable);
+        uint64_t fired = 0;
+        crew c = {0};
+        for (int i = 0; i < CLIENTS; i++)
+            crew_add(&c, write_without_memory, &p);
+        while (atomic_load(&p.increments) < CLIENTS) {
+            uint64_t n = random_below(&random, 20);
+            kv_mem_fail_at(n, random_below(&random, 3) == 0);
+            usleep((useconds_t)random_below(&random, 500));
+            fired += kv_mem_fail_at(UINT64_MAX, false) > n;
+            usleep(100);
+        }
+        atomic_store(&p.over, true);
+        crew_join(&c);
+        printf("# requests for memory failed %d times\n", (int)fired);
+        place_close(&p);
+    }
+}
+
 CHECK_MAIN(TEST(test_all_at_once_in_memory), TEST(test_all_at_once_durable), TEST(test_stop_under_load),
            TEST(test_reload_under_load), TEST(test_reply_waits_for_the_disk), TEST(test_a_failed_sync_is_told),
-           TEST(test_failing_syncs))
+           TEST(test_failing_syncs), TEST(test_start_without_memory), TEST(test_clients_without_memory))
