@@ -430,10 +430,12 @@ static void write_without_memory(worker *me) {
     client *c = calloc(1, sizeof *c);
     client_open(c, p->server);
     for (unsigned i = 0; i < ROUNDS; i++) {
-        say(c, "SET w%u-%u %u\r\n", me->id, i, i);
+        char value[3000];
+        memset(value, 'v', sizeof value);
+        say(c, "SET w%u-%u %.*s\r\n", me->id, i, (int)(i * 37 % sizeof value) + 1, value);
         const char *line = hear(c);
         known[i] = line == NULL ? OPEN : *line == '+' ? DONE : REFUSED;
-        if (line == NULL) {
+        if (line == NULL || i % 3 == 0) { /* a new connection needs memory most */
             close(c->fd);
             client_open(c, p->server);
         }
