@@ -72,6 +72,9 @@ def pytest_addoption(parser):
         "--fuzz-seconds", type=int, default=0, help="how long each fuzz target runs under libFuzzer"
     )
     group.addoption(
+        "--every-error", action="store_true", help="each system call fails with each error, not with one in turn"
+    )
+    group.addoption(
         "--mutations", action="store_true", help="break the store on purpose, too (tests/mutations.py)"
     )
     group.addoption(

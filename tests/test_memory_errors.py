@@ -1,29 +1,29 @@
-"""Every request for memory fails, once or from then on, in every call of pykv: Python's, the extension's and the core's.
+"""Every request for memory fails, once or from then on, in every call of pykv: what the extension
+asks Python for, and what the core asks for.
 
-MemoryError, or the right answer; the store is as it was or as it should be; and nothing is left behind. The calls are
-those of test_leaks.py and test_upkeep_leaks.py, and the server's.
+MemoryError, or the right answer; the store is as it was or as it should be; and nothing is left
+behind. The calls are those of test_leaks.py and test_upkeep_leaks.py, the server's, and some with
+objects that nobody else has.
 """
 
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 import test_leaks
 import test_upkeep_leaks
 
 from conftest import python_environment
-from shim import compiled
+from shim import compiled, nth_environment, run_nth
 
 DRIVER = """
-import collections, errno, faulthandler, mmap, time
+import collections, errno, faulthandler, time
 
-LEFT, ONWARD, FAILED, BLOCKS = range(4)
-HANG_SECONDS = 60
-STATE_IS_OPEN = {"popitem", "expired", "thread"}  # which key is taken; whether the time has come; nobody is told
+HANG_SECONDS = 60  # one call takes milliseconds
+# Which key is taken; whether the time has come; nobody is told.
+STATE_IS_OPEN = {"popitem", "expired", "thread"}
 
-# Where CPython itself fails without memory: a tuple that cannot grow forgets what it has (3.11 to 3.13).
+# CPython's own: a tuple that cannot grow forgets what it has.
 LEAKS_IN_PYTHON = {"get_many generator", "delete_many generator"}
 
 served = pykv.serve(store, port=0)
@@ -31,34 +31,45 @@ served = pykv.serve(store, port=0)
 
 def fresh(i):
     # Objects that only the call has, of kinds that need memory to be converted.
-    return [f"k\u00e9{i}", bytearray(b"key %d" % i), memoryview(bytearray(b"k %d" % i * 50))][i % 3]
+    kinds = [f"k\u00e9{i}", bytearray(b"key %d" % i), memoryview(bytearray(b"k %d" % i * 50))]
+    return kinds[i % 3]
+
+
+def mixed(i):
+    return [fresh(i), None, (fresh(i), 2**47), 2**47][i % 4]
+
+
+def fresh_dict(what):
+    return {f"k\u00e9{i}": what(i) for i in range(8)}
 
 
 CALLS.update({
     "fresh pairs": lambda: store.put_many([(fresh(i), fresh(i + 1)) for i in range(6)]),
-    "fresh dict": lambda: store.put_many({f"k\u00e9{i}": fresh(i) for i in range(6)}, ttl=50),
-    "fresh mapping": lambda: store.put_many(collections.OrderedDict((f"k\u00e9{i}", fresh(i)) for i in range(6))),
+    "fresh dict": lambda: store.put_many(fresh_dict(fresh), ttl=50),
+    "fresh mapping": lambda: store.put_many(collections.OrderedDict(fresh_dict(fresh))),
     "fresh deletes": lambda: store.delete_many([fresh(i) for i in range(6)]),
     "fresh keys": lambda: store.get_many([fresh(i) for i in range(40)]),
-    "fresh _write": lambda: store._write({f"k\u00e9{i}": [fresh(i), None, (fresh(i), 2**47), 2**47][i % 4] for i in range(8)}),
+    "fresh _write": lambda: store._write(fresh_dict(mixed)),
     "fresh put": lambda: [store.put(fresh(i), fresh(i + 1), ttl=50) for i in range(3)],
-    "fresh reads": lambda: [(store.get(fresh(i)), fresh(i) in store, store._expiry_of(fresh(i))) for i in range(3)],
+    "fresh get": lambda: [(store.get(fresh(i)), fresh(i) in store) for i in range(3)],
+    "fresh expiry": lambda: [store._expiry_of(fresh(i)) for i in range(3)],
     "fresh view": lambda: store.view(bytearray(b"big")).nbytes,
-    "fresh replace": lambda: [store.replace(fresh(i), fresh(i), expected=fresh(i + 1)) for i in range(3)],
+    "fresh replace": lambda: [store.replace(fresh(i), "v", expected=fresh(i)) for i in range(3)],
     "fresh setdefault": lambda: [store.setdefault(fresh(i), fresh(i + 1)) for i in range(3)],
     "fresh pop": lambda: [store.pop(fresh(i), None) for i in range(3)],
     "fresh incr": lambda: [store.incr(fresh(i), 2**40) for i in range(3)],
-    "fresh expire": lambda: [(store.expire(fresh(i), 5), store.persist(fresh(i))) for i in range(3)],
+    "fresh expire": lambda: [store.expire(fresh(i), 5) for i in range(3)],
+    "fresh persist": lambda: [store.persist(fresh(i)) for i in range(3)],
     "large popitem": lambda: (store.clear(), store.put("k", big), store.popitem()),
     "large walk": lambda: len(list(store.items())[0]),
     "serve": lambda: pykv.serve(store, port=0, threads=2, password="p").stop(),
-    "serve at no place": lambda: raises(ValueError, lambda: pykv.serve(store, host="256.256.256.256", password="p")),
+    "serve at no place": lambda: raises(
+        OSError, lambda: pykv.serve(store, host=None, unix="/none/s")
+    ),
     "figures": lambda: (served._figures(), served.port, served.running, repr(served)),
 })
 
-with open(sys.argv[4], "r+b") as file:
-    control = memoryview(mmap.mmap(file.fileno(), 32)).cast("q")
-watched = [big, store, closed, pykv_like, pykv.Store, pykv.Store.__base__, served, bytes, dict, tuple]
+watched = [big, store, closed, pykv_like, pykv.Store, pykv.Store.__base__, served, bytes, dict]
 unraisable = []
 sys.unraisablehook = lambda what: unraisable.append(repr(what.exc_value)[:200])
 
@@ -79,22 +90,23 @@ def state():
 def attempt(call, n, onward):
     # (exception, result).  Nothing here needs memory while there is none.
     failure = result = None
-    control[ONWARD] = onward
-    control[LEFT] = n
+    control[MEMORY_ONWARD] = onward
+    control[MEMORY_LEFT] = n
     try:
         result = call()
     except BaseException as error:
-        control[LEFT] = 0
+        control[MEMORY_LEFT] = 0
         failure = error
-    control[LEFT] = 0
+    control[MEMORY_LEFT] = 0
     return failure, result
 
 
 def is_of_memory(error):
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    # CPython itself: there is no room for the frame of a function that is called back.
-    return isinstance(error, SystemError) and str(error).startswith("<function ") and "returned NULL" in str(error)
+    # CPython's own: there is no room for the frame of a function that is called back.
+    text = str(error)
+    return isinstance(error, SystemError) and text.startswith("<function ") and "NULL" in text
 
 
 def tidy():
@@ -122,8 +134,8 @@ class Sweep:
         failure, result = attempt(self.call, 0, 0)
         if failure is not None:
             raise failure
-        is_one = path is not None and self.name not in STATE_IS_OPEN and commits() - made <= 1
-        return repr(result), before, state(), is_one
+        is_one = path is not None and commits() - made <= 1
+        return repr(result), before, state(), is_one and self.name not in STATE_IS_OPEN
 
     def complain(self, what):
         problems.append(f"{self.name}, request {self.n}{' and on' * self.onward}: {what}")
@@ -142,12 +154,13 @@ class Sweep:
                 self.complain("nothing was said, and it is not done")
 
     def once(self):
-        # Whether the request was made and failed.  What stays is looked for again and again: caches fill, too.
+        # Whether the request was made and failed.  More than once, since caches fill, too.
         for _ in range(8):
             tidy()
-            before, blocks, failed = references(), control[BLOCKS], control[FAILED]
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+            before, blocks, failed = references(), control[BLOCKS], control[MEMORY_FAILED]
             failure, result = attempt(self.call, self.n, self.onward)
-            fired = control[FAILED] > failed
+            fired = control[MEMORY_FAILED] > failed
             self.attempts += 1
             self.judge(failure, result, fired)
             failure = result = None
@@ -155,7 +168,8 @@ class Sweep:
             after, more = references(), control[BLOCKS] - blocks
             if after == before and (more <= 0 or self.name in LEAKS_IN_PYTHON):
                 return fired
-        self.complain(f"{more} blocks more, references {[b - a for a, b in zip(before, after)]}")
+        changes = [b - a for a, b in zip(before, after)]
+        self.complain(f"{more} blocks more, references {changes}")
         return fired
 
     def run(self):
@@ -170,13 +184,13 @@ gc.freeze()
 for name, call in CALLS.items():
     for onward in (0, 1):
         started = time.monotonic()
-        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         sweep = Sweep(name, call, onward)
         requests += sweep.run()
         attempts += sweep.attempts
         slowest = max(slowest, (time.monotonic() - started) / sweep.attempts)
 faulthandler.cancel_dump_traceback_later()
-print(f"# {len(CALLS)} calls x 2 modes, {requests} requests, {attempts} attempts, at most {slowest * 1000:.1f} ms each")
+print(f"# {len(CALLS)} calls x 2 modes, {requests} requests, {attempts} attempts")
+print(f"# the slowest call took {slowest * 1000:.1f} ms on the average")
 problems += [what for what in unraisable if "MemoryError" not in what and "ENOMEM" not in what]
 served.stop()
 last = state()
@@ -193,13 +207,14 @@ sys.exit(bool(problems))
 def source_of(calls):
     head = test_leaks.MEASURE.split("leaks = []")[0]
     if calls == "upkeep":
-        head = re.sub(r"^CALLS = \{.*?^\}\n", lambda match: test_upkeep_leaks.CALLS, head, flags=re.M | re.S)
+        upkeep = test_upkeep_leaks.CALLS
+        head = re.sub(r"^CALLS = \{.*?^\}\n", lambda match: upkeep, head, flags=re.M | re.S)
     return head + DRIVER
 
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
-    return compiled("memory.c", tmp_path_factory.mktemp("memory"))
+    return compiled("nth.c", tmp_path_factory.mktemp("nth"))
 
 
 @pytest.mark.parametrize("place", ["memory", "disk"])
@@ -207,16 +222,11 @@ def library(tmp_path_factory):
 def test_every_request_fails(library, tmp_path, calls, place):
     if os.environ.get("LD_PRELOAD"):
         pytest.skip("the heap is somebody else's already")
-    control = tmp_path / "control"
-    control.write_bytes(bytes(32))
     options = "{'sync': 'never', 'checkpoint_log_ratio': None}" if place == "disk" else "{}"
-    arguments = [tmp_path / "store" if place == "disk" else "", options, 1, control]
+    arguments = [tmp_path / "store" if place == "disk" else "", options, 1]
     environment = python_environment(
-        LD_PRELOAD=str(library), PYKV_MEMORY_CONTROL=str(control), PYTHONMALLOC="malloc", PYTHONWARNINGS="ignore",
+        **nth_environment(library, tmp_path / "control"),
+        PYTHONMALLOC="malloc",
         TMPDIR=str(tmp_path),
-    )  # fmt: skip
-    command = [sys.executable, "-X", "faulthandler", "-c", source_of(calls), *map(str, arguments)]
-    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    print(ended.stdout)
-    if ended.returncode != 0:
-        pytest.fail(f"exit status {ended.returncode}\n{ended.stdout}\n{ended.stderr[-4000:]}", pytrace=False)
+    )
+    run_nth(source_of(calls), [*map(str, arguments)], environment, tmp_path)

@@ -3,6 +3,8 @@
 shim.c: a disk that fails, waits and runs full. `Control` is its control block, in the process under test and outside
 of it. `scenarios` has what is done with it; each runs in a process of its own, with the shim preloaded.
 
+nth.c: the n-th request for memory, or system call on files, fails.
+
 moment.c: the end of the process, or of the power, at a chosen moment; crash/moments.py has them.
 """
 
@@ -28,6 +30,36 @@ def compiled(source, folder):
     command = [compiler, "-std=gnu11", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC"]
     subprocess.run([*command, "-o", target, Path(__file__).parent / source, "-ldl"], check=True)
     return target
+
+
+# nth.c's fields.  Who writes them must not need memory for it: so through a memoryview.
+NTH = (
+    "MEMORY_LEFT", "MEMORY_ONWARD", "MEMORY_FAILED", "CALL_LEFT", "CALL_ONWARD", "CALL_FAILED",
+    "CALL_ERRNO", "BLOCKS",
+)  # fmt: skip
+NTH_SOURCE = f"""
+import mmap, os
+{", ".join(NTH)} = range({len(NTH)})
+with open(os.environ["PYKV_NTH_CONTROL"], "r+b") as file:
+    control = memoryview(mmap.mmap(file.fileno(), 8 * {len(NTH)})).cast("q")
+"""
+
+
+def nth_environment(library, control):
+    """For a process under nth.c; `control` is where its fields are to be."""
+    control.write_bytes(bytes(8 * len(NTH)))
+    return {"LD_PRELOAD": str(library), "PYKV_NTH_CONTROL": str(control)}
+
+
+def run_nth(source, arguments, environment, folder):
+    """Runs Python source that uses the fields to its end, which must be a good one."""
+    command = [sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", NTH_SOURCE + source]
+    options = {"env": environment, "cwd": folder, "capture_output": True, "text": True}
+    ended = subprocess.run([*command, *arguments], timeout=3000, **options)
+    print(ended.stdout)
+    if ended.returncode != 0:
+        output = f"{ended.stdout}\n{ended.stderr[-4000:]}"
+        pytest.fail(f"exit status {ended.returncode}\n{output}", pytrace=False)
 
 
 FIELDS = 32
