@@ -196,7 +196,8 @@ CALL_OF(int, -1, bind, (int fd, const struct sockaddr *address, socklen_t size),
 CALL_OF(int, -1, listen, (int fd, int backlog), fd, backlog)
 CALL_OF(int, -1, eventfd, (unsigned value, int flags), value, flags)
 CALL_OF(int, -1, epoll_create1, (int flags), flags)
-CALL_OF(int, -1, epoll_ctl, (int set, int op, int fd, struct epoll_event *event), set, op, fd, event)
+CALL_OF(int, -1, epoll_ctl, (int set, int op, int fd, struct epoll_event *event), set, op, fd,
+        event)
 
 int openat(int dir, const char *name, int flags, ...) {
     va_list args;
