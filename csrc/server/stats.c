@@ -24,7 +24,6 @@ static void make_run_id(kv_counters *counters) {
 
 kv_status kv_counters_init(kv_counters *counters, size_t command_count, size_t slices, kv_error *err) {
     memset(counters, 0, sizeof *counters);
-    counters->command_count = command_count;
     counters->started_ns = counters->rate_time_ns = kv_now_ns();
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -33,6 +32,7 @@ kv_status kv_counters_init(kv_counters *counters, size_t command_count, size_t s
     int failed = pthread_mutex_init(&counters->lock, NULL);
     if (failed != 0)
         return kv_fail_sys(err, failed, "", "cannot make a mutex");
+    counters->command_count = command_count;
     counters->slices = kv_mem_alloc_zero(slices * sizeof *counters->slices);
     if (counters->slices == NULL) {
         kv_counters_fini(counters);
@@ -51,12 +51,14 @@ kv_status kv_counters_init(kv_counters *counters, size_t command_count, size_t s
 }
 
 void kv_counters_fini(kv_counters *counters) {
+    if (counters->command_count == 0) /* never made, or ended already */
+        return;
     kv_slow_reset(counters);
     for (size_t i = 0; i < counters->slice_count; i++)
         kv_mem_free(counters->slices[i].calls);
     kv_mem_free(counters->slices);
     counters->slices = NULL;
-    counters->slice_count = 0;
+    counters->slice_count = counters->command_count = 0;
     (void)pthread_mutex_destroy(&counters->lock);
 }
 

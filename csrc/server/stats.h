@@ -71,7 +71,7 @@ typedef struct kv_counters {
 
 /* `slices`: one for each thread that runs commands. */
 kv_status kv_counters_init(kv_counters *counters, size_t command_count, size_t slices, kv_error *err) KV_MUST_CHECK;
-void kv_counters_fini(kv_counters *counters);
+void kv_counters_fini(kv_counters *counters); /* also of what is all zeros, and twice */
 /* CONFIG RESETSTAT. */
 void kv_counters_reset(kv_counters *counters);
 /* A sample of "so many a second".  One thread calls it about ten times a second. */
