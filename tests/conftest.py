@@ -14,6 +14,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -224,6 +225,14 @@ class Disk:
 def disk(request, tmp_path, open_store):
     """A Disk for each sync mode in turn."""
     return Disk(tmp_path / "store", open_store, {"sync": request.param})
+
+
+@pytest.fixture
+def quick_folder():
+    """A folder in memory where the system has such: a sync costs nothing there."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else None) as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ Every third call, with the errors in turn; with --every-error, each call with ea
 """
 
 import os
-import tempfile
 
 import pytest
 
@@ -189,18 +188,10 @@ def library(tmp_path_factory):
     return compiled("nth.c", tmp_path_factory.mktemp("nth"))
 
 
-@pytest.fixture
-def lives():
-    """Where stores are made: in memory, if that can be, since a sync is nothing there."""
-    memory = "/dev/shm"
-    with tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else None) as folder:
-        yield f"{folder}/lives"
-
-
-def test_every_call_fails(request, library, tmp_path, lives, seed):
+def test_every_call_fails(request, library, tmp_path, quick_folder, seed):
     if os.environ.get("LD_PRELOAD"):
         pytest.skip("another library is preloaded already")
     step, turns = (1, 6) if request.config.option.every_error else (3, 1)
     environment = python_environment(**nth_environment(library, tmp_path / "control"))
-    arguments = [lives, *map(str, (seed, step, turns))]
+    arguments = [f"{quick_folder}/lives", *map(str, (seed, step, turns))]
     run_nth(DRIVER, arguments, environment, tmp_path)

@@ -219,14 +219,14 @@ def library(tmp_path_factory):
 
 @pytest.mark.parametrize("place", ["memory", "disk"])
 @pytest.mark.parametrize("calls", ["ordinary", "upkeep"])
-def test_every_request_fails(library, tmp_path, calls, place):
+def test_every_request_fails(library, tmp_path, quick_folder, calls, place):
     if os.environ.get("LD_PRELOAD"):
         pytest.skip("the heap is somebody else's already")
     options = "{'sync': 'never', 'checkpoint_log_ratio': None}" if place == "disk" else "{}"
-    arguments = [tmp_path / "store" if place == "disk" else "", options, 1]
+    arguments = [f"{quick_folder}/store" if place == "disk" else "", options, 1]
     environment = python_environment(
         **nth_environment(library, tmp_path / "control"),
         PYTHONMALLOC="malloc",
-        TMPDIR=str(tmp_path),
+        TMPDIR=quick_folder,
     )
     run_nth(source_of(calls), [*map(str, arguments)], environment, tmp_path)
