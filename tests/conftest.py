@@ -61,7 +61,7 @@ def pytest_addoption(parser):
         "--histories", type=int, default=1, help="how many histories of each kind are recorded and checked (default: 1)"
     )
     group.addoption(
-        "--power-cuts", type=int, default=3, help="how often the power goes on a real ext4 (default: 3; needs root)"
+        "--power-cuts", type=int, default=0, help="how often the power goes on a real ext4 (default: 0; needs root)"
     )
     group.addoption(
         "--seed", type=int, default=None, help="seed of everything random (default: a fresh one)"
