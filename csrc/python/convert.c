@@ -18,7 +18,7 @@ PyObject *kvpy_bytes_new_large(const void *data, size_t size) {
 
 void kvpy_value_release_pin(kv_value *value) {
     if (value->size < KVPY_LARGE_MIN) {
-        kv_value_release(value);
+        KVPY_CALL_SHORT(kv_value_release(value));
         return;
     }
     PyThreadState *thread = PyEval_SaveThread();

@@ -55,7 +55,7 @@ static inline PyObject *kvpy_bytes_new(const void *data, size_t size) {
     return PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
 }
 
-/* Frees without the GIL what may be a mapping of its own. */
+/* Frees detached what may be a mapping of its own. */
 void kvpy_value_release_pin(kv_value *value);
 
 /* Without a pin there is nothing to release: this saves the hot path a call. */

@@ -88,8 +88,18 @@ int kvpy_server_register(PyObject *module, kvpy_state *state);
 #define KVPY_PREFETCH(p) ((void)(p))
 #endif
 
-/* A list or dict must not change under a C loop over it.  The GIL sees to that; free-threaded
- * CPython needs the object's own lock. */
+/* Free-threaded CPython has no GIL to hand over.  But who stops all threads there (to collect garbage,
+ * to fork) waits for each that is attached to the interpreter: so none may wait for a lock of ours,
+ * not even for one that is held for moments. */
+#ifdef Py_GIL_DISABLED
+#define KVPY_HAS_GIL false
+#else
+#define KVPY_HAS_GIL true
+#endif
+
+/* A list or dict must not change under a C loop over it, nor an object of ours under two threads.  The
+ * GIL sees to that; free-threaded CPython needs the object's own lock.  As the GIL, it is given up
+ * while the thread is detached, and wherever Python code may run. */
 #ifdef Py_BEGIN_CRITICAL_SECTION
 #define KVPY_BEGIN_EXCLUSIVE(object) Py_BEGIN_CRITICAL_SECTION(object)
 #define KVPY_END_EXCLUSIVE() Py_END_CRITICAL_SECTION()
@@ -98,14 +108,14 @@ int kvpy_server_register(PyObject *module, kvpy_state *state);
 #define KVPY_END_EXCLUSIVE() }
 #endif
 
-/* `status` = `call`, with the GIL as design section 9 wants it.  `call` is an expression that
- * passes `flags` to the engine.  When `try_held`, it first runs under the GIL with KV_NOWAIT:
- * that answers within the time that a hand-over of the GIL would take, or says KV_BUSY.  Then,
- * or if not `try_held`, it runs without the GIL and may wait.  It must not touch Python. */
+/* `status` = `call`, an expression that passes `flags` to the engine.  When `try_held`, it first runs
+ * under the GIL, if there is one, with KV_NOWAIT: that answers within the time that a hand-over of
+ * the GIL would take, or says KV_BUSY.  Then, or if not `try_held`, it runs detached and may wait.
+ * It must not touch Python. */
 #define KVPY_CALL(status, try_held, extra_flags, call)                                           \
     do {                                                                                         \
         status = KV_BUSY;                                                                        \
-        if (try_held) {                                                                          \
+        if (KVPY_HAS_GIL && (try_held)) {                                                        \
             unsigned flags = (extra_flags) | KV_NOWAIT;                                          \
             (void)flags;                                                                         \
             status = (call);                                                                     \
@@ -119,7 +129,16 @@ int kvpy_server_register(PyObject *module, kvpy_state *state);
         }                                                                                        \
     } while (0)
 
-/* The same for a call that has no KV_NOWAIT: always without the GIL. */
+/* For calls that take less time than a hand-over of the GIL: under it, if there is one. */
+#define KVPY_CALL_SHORT(call)                                                                    \
+    do {                                                                                         \
+        PyThreadState *thread = KVPY_HAS_GIL ? NULL : PyEval_SaveThread();                       \
+        call;                                                                                    \
+        if (!KVPY_HAS_GIL)                                                                       \
+            PyEval_RestoreThread(thread);                                                        \
+    } while (0)
+
+/* `status` = `call`, always detached. */
 #define KVPY_CALL_DETACHED(status, call)                                                         \
     do {                                                                                         \
         PyThreadState *thread = PyEval_SaveThread();                                             \

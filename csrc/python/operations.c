@@ -269,15 +269,14 @@ static int add_dict(kvpy_operations *o, PyObject *dict, bool mixed) {
     return result;
 }
 
+/* `pair` is owned. */
 static int add_pair_other(kvpy_operations *o, PyObject *pair, Py_ssize_t index) {
     if (PyUnicode_Check(pair) || PyBytes_Check(pair) || !PySequence_Check(pair)) {
         PyErr_Format(PyExc_TypeError, "item %zd must be a pair (key, value), not %.200s", index,
                      Py_TYPE(pair)->tp_name);
         return -1;
     }
-    Py_INCREF(pair); /* borrowed from a list that the conversion may change */
     PyObject *tuple = PySequence_Tuple(pair);
-    Py_DECREF(pair);
     if (tuple == NULL)
         return -1;
     int result = -1;
@@ -297,7 +296,10 @@ static inline int add_pair(kvpy_operations *o, PyObject *pair, Py_ssize_t index)
         return -1;
     if (KVPY_LIKELY(PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) == 2))
         return add(o, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1));
-    return add_pair_other(o, pair, index);
+    Py_INCREF(pair); /* borrowed from a list that the conversion may change */
+    int result = add_pair_other(o, pair, index);
+    Py_DECREF(pair);
+    return result;
 }
 
 /* What a pair that is near already points to. */

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdatomic.h>
 
 #include "../server/command.h"
 #include "../server/server.h"
@@ -16,11 +17,21 @@
 
 typedef struct kvpy_server {
     PyObject_HEAD
-    kv_server *server; /* owned; NULL until __init__ has started it, then constant */
+    /* owned; NULL until __init__ has started it, then constant.  Release: so is `pid`.  Acquire: handle() */
+    _Atomic(kv_server *) server;
     kvpy_state *state; /* borrowed from the type */
-    pid_t pid;
-    bool stopped;      /* guarded by the GIL; a free-threaded reader may see it late, which harms nothing */
+    pid_t pid;         /* of the process that started it */
+    _Atomic bool stopped; /* relaxed: who sees it late asks the server, which knows */
 } kvpy_server;
+
+static kv_server *handle(const kvpy_server *self) {
+    return atomic_load_explicit(&self->server, memory_order_acquire);
+}
+
+/* It has been stopped, or it is the parent's: nothing is to be asked of it. */
+static bool is_over(const kvpy_server *self) {
+    return atomic_load_explicit(&self->stopped, memory_order_relaxed) || self->pid != getpid();
+}
 
 /* Numbers of kv_config that are keyword arguments, by name and field. */
 #define LIMITS_TABLE(X)                                                                          \
@@ -42,9 +53,9 @@ static PyObject *server_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObj
     kvpy_server *self = (kvpy_server *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    self->server = NULL;
+    atomic_init(&self->server, NULL);
     self->state = state;
-    self->stopped = false;
+    atomic_init(&self->stopped, false);
     return (PyObject *)self;
 }
 
@@ -78,6 +89,11 @@ static int read_path(PyObject *object, PyObject **owner, const char **path) {
     return 0;
 }
 
+static int already_started(void) {
+    PyErr_SetString(PyExc_RuntimeError, "the server has been started already");
+    return -1;
+}
+
 static int start(kvpy_server *self, kv_db *db, const kv_config *config) {
     kv_server *server = NULL;
     kv_error err;
@@ -97,9 +113,18 @@ static int start(kvpy_server *self, kv_db *db, const kv_config *config) {
         kvpy_raise(self->state, status, &err);
         return -1;
     }
-    self->pid = getpid();
-    self->server = server;
-    return 0;
+    bool first;
+    KVPY_BEGIN_EXCLUSIVE(self);
+    first = handle(self) == NULL; /* else another thread was faster */
+    if (first) {
+        self->pid = getpid();
+        atomic_store_explicit(&self->server, server, memory_order_release);
+    }
+    KVPY_END_EXCLUSIVE();
+    if (first)
+        return 0;
+    KVPY_CALL_DETACHED(status, (kv_server_destroy(server), KV_OK));
+    return already_started();
 }
 
 static int server_init(PyObject *op, PyObject *args, PyObject *kwargs) {
@@ -122,10 +147,8 @@ static int server_init(PyObject *op, PyObject *args, PyObject *kwargs) {
 #undef X
                                          ))
         return -1;
-    if (self->server != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the server has been started already");
-        return -1;
-    }
+    if (handle(self) != NULL)
+        return already_started();
     kv_db *db = kvpy_store_db((kvpy_store *)store);
     if (db == NULL)
         return -1;
@@ -165,11 +188,12 @@ out:
     return result;
 }
 
-static bool is_started(const kvpy_server *self) {
-    if (self->server != NULL)
-        return true;
-    PyErr_SetString(PyExc_RuntimeError, "the server was never started: call __init__ first");
-    return false;
+/* The server; NULL with an exception when __init__ never ran. */
+static kv_server *started(const kvpy_server *self) {
+    kv_server *server = handle(self);
+    if (server == NULL)
+        PyErr_SetString(PyExc_RuntimeError, "the server was never started: call __init__ first");
+    return server;
 }
 
 PyDoc_STRVAR(server_doc,
@@ -184,8 +208,9 @@ PyDoc_STRVAR(stop_doc, "stop($self, grace=10.0)\n--\n\n"
 static PyObject *server_stop(PyObject *op, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"grace", NULL};
     kvpy_server *self = (kvpy_server *)op;
+    kv_server *server = started(self);
     double grace = 10.0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|d:stop", names, &grace) || !is_started(self))
+    if (server == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "|d:stop", names, &grace))
         return NULL;
     if (!(grace >= 0.0 && grace <= 1e6)) {
         PyErr_SetString(PyExc_ValueError, "grace must be a number of seconds from 0 to 1e6");
@@ -193,9 +218,8 @@ static PyObject *server_stop(PyObject *op, PyObject *args, PyObject *kwargs) {
     }
     kv_error err;
     kv_status status;
-    KVPY_CALL_DETACHED(status, kv_server_stop(self->server, (uint64_t)(grace * 1000.0), &err));
-    bool first = !self->stopped;
-    self->stopped = true;
+    KVPY_CALL_DETACHED(status, kv_server_stop(server, (uint64_t)(grace * 1000.0), &err));
+    bool first = !atomic_exchange_explicit(&self->stopped, true, memory_order_relaxed);
     if (status < 0 && first)
         return kvpy_raise(self->state, status, &err);
     Py_RETURN_NONE;
@@ -208,17 +232,18 @@ PyDoc_STRVAR(wait_doc, "wait($self, timeout=None)\n--\n\n"
 static PyObject *server_wait(PyObject *op, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"timeout", NULL};
     kvpy_server *self = (kvpy_server *)op;
+    kv_server *server = started(self);
     PyObject *timeout = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", names, &timeout) || !is_started(self))
+    if (server == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", names, &timeout))
         return NULL;
     double seconds = timeout != Py_None ? PyFloat_AsDouble(timeout) : -1.0;
     if (seconds == -1.0 && PyErr_Occurred())
         return NULL;
     int ms = timeout == Py_None ? -1 : seconds <= 0.0 ? 0 : seconds < 2e6 ? (int)(seconds * 1000.0 + 0.999) : INT_MAX;
-    if (self->stopped || self->pid != getpid())
+    if (is_over(self))
         Py_RETURN_TRUE;
     for (;;) {
-        struct pollfd fd = {.fd = kv_server_stop_fd(self->server), .events = POLLIN};
+        struct pollfd fd = {.fd = kv_server_stop_fd(server), .events = POLLIN};
         int ready;
         PyThreadState *thread = PyEval_SaveThread();
         ready = poll(&fd, 1, ms);
@@ -239,10 +264,11 @@ PyDoc_STRVAR(ask_doc, "_ask_to_stop($self)\n--\n\nLets wait() return: all that a
 
 static PyObject *server_ask_to_stop(PyObject *op, PyObject *Py_UNUSED(ignored)) {
     kvpy_server *self = (kvpy_server *)op;
-    if (!is_started(self))
+    kv_server *server = started(self);
+    if (server == NULL)
         return NULL;
     if (self->pid == getpid())
-        kv_server_ask_to_stop(self->server);
+        kv_server_ask_to_stop(server);
     Py_RETURN_NONE;
 }
 
@@ -283,15 +309,16 @@ PyDoc_STRVAR(figures_doc, "_figures($self)\n--\n\nWhat the server counts, as a d
 
 static PyObject *server_figures(PyObject *op, PyObject *Py_UNUSED(ignored)) {
     kvpy_server *self = (kvpy_server *)op;
-    if (!is_started(self))
+    kv_server *server = started(self);
+    if (server == NULL)
         return NULL;
-    if (self->stopped || self->pid != getpid())
+    if (is_over(self))
         return PyDict_New();
-    kv_counters *counters = kv_server_stats(self->server);
+    kv_counters *counters = kv_server_stats(server);
     kv_stats stats;
     kv_error err;
     kv_status status;
-    KVPY_CALL_DETACHED(status, kv_server_store_stats(self->server, &stats, &err));
+    KVPY_CALL_DETACHED(status, kv_server_store_stats(server, &stats, &err));
     if (status < 0)
         return kvpy_raise(self->state, status, &err);
     uint64_t commands = 0, hits = 0, misses = 0;
@@ -303,7 +330,7 @@ static PyObject *server_figures(PyObject *op, PyObject *Py_UNUSED(ignored)) {
     PyObject *dict = PyDict_New();
     PyObject *calls = call_figures(counters);
     if (dict == NULL || calls == NULL || PyDict_SetItemString(dict, "calls", calls) < 0 ||
-        add_number(dict, "clients", kv_server_client_count(self->server)) < 0 ||
+        add_number(dict, "clients", kv_server_client_count(server)) < 0 ||
         add_number(dict, "commands", commands) < 0 || add_number(dict, "hits", hits) < 0 ||
         add_number(dict, "misses", misses) < 0 ||
 #define X(name) add_number(dict, #name, kv_counter_get(&counters->name)) < 0 ||
@@ -322,22 +349,23 @@ static PyObject *server_figures(PyObject *op, PyObject *Py_UNUSED(ignored)) {
 }
 
 static PyObject *server_port(PyObject *op, void *Py_UNUSED(closure)) {
-    kvpy_server *self = (kvpy_server *)op;
-    return is_started(self) ? PyLong_FromLong(kv_server_port(self->server)) : NULL;
+    kv_server *server = started((kvpy_server *)op);
+    return server != NULL ? PyLong_FromLong(kv_server_port(server)) : NULL;
 }
 
 static PyObject *server_running(PyObject *op, void *Py_UNUSED(closure)) {
     kvpy_server *self = (kvpy_server *)op;
-    return PyBool_FromLong(self->server != NULL && !self->stopped && self->pid == getpid() &&
-                           !kv_server_is_stopping(self->server));
+    kv_server *server = handle(self);
+    return PyBool_FromLong(server != NULL && !is_over(self) && !kv_server_is_stopping(server));
 }
 
 static void server_dealloc(PyObject *op) {
     kvpy_server *self = (kvpy_server *)op;
     PyTypeObject *type = Py_TYPE(op);
-    if (self->server != NULL) {
+    kv_server *server = handle(self);
+    if (server != NULL) {
         PyThreadState *thread = PyEval_SaveThread();
-        kv_server_destroy(self->server);
+        kv_server_destroy(server);
         PyEval_RestoreThread(thread);
     }
     type->tp_free(op);

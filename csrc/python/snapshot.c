@@ -5,9 +5,9 @@
  * values, and an unclosed store open, until it is collected.
  *
  * A cursor is for one thread at a time, but a Python iterator may be shared.  `busy` is set
- * while the GIL may be released with the cursor or its items in use; it is read and written
- * under the GIL (or the iterator's own lock).  No Python code runs meanwhile, so a thread
- * never waits for itself.
+ * while a thread may be detached with the cursor or its items in use; all fields are read and
+ * written under KVPY_BEGIN_EXCLUSIVE.  No Python code runs meanwhile, so a thread never waits for
+ * itself.  Those who find it set give way until it is not.
  */
 #include "snapshot.h"
 

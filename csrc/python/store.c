@@ -31,7 +31,7 @@ static PyObject *store_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     kvpy_store *self = (kvpy_store *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    self->db = NULL;
+    atomic_init(&self->db, NULL);
     self->state = state;
     self->path = Py_NewRef(Py_None);
     self->try_read = self->try_write = self->may_warn = false;
@@ -141,6 +141,16 @@ static int read_gil(PyObject *object, bool *auto_mode) {
     return -1;
 }
 
+/* Takes the handle and the path (NULL: none): from here on all is constant. */
+static void publish(kvpy_store *self, kv_db *db, PyObject *path, bool auto_mode) {
+    self->try_read = auto_mode;
+    self->try_write = auto_mode && kv_is_memory_only(db);
+    self->may_warn = !kv_is_memory_only(db);
+    if (path != NULL)
+        Py_SETREF(self->path, path);
+    atomic_store_explicit(&self->db, db, memory_order_release);
+}
+
 /* `path`: encoded bytes object, or NULL for memory only. */
 static int open_db(kvpy_store *self, PyObject *path, const kv_options *options, bool auto_mode) {
     const char *name = path != NULL ? PyBytes_AS_STRING(path) : NULL;
@@ -157,19 +167,18 @@ static int open_db(kvpy_store *self, PyObject *path, const kv_options *options, 
         kvpy_raise(self->state, status, &err);
         return -1;
     }
-    if (self->db != NULL) { /* another thread was faster */
-        Py_XDECREF(text);
-        KVPY_CALL_DETACHED(status, (kv_destroy(db), KV_OK));
-        PyErr_SetString(PyExc_RuntimeError, "the store is open already");
-        return -1;
-    }
-    self->try_read = auto_mode;
-    self->try_write = auto_mode && kv_is_memory_only(db);
-    self->may_warn = !kv_is_memory_only(db);
-    if (text != NULL)
-        Py_SETREF(self->path, text);
-    self->db = db;
-    return 0;
+    bool first;
+    KVPY_BEGIN_EXCLUSIVE(self);
+    first = kvpy_store_handle(self) == NULL; /* else another thread was faster */
+    if (first)
+        publish(self, db, text, auto_mode);
+    KVPY_END_EXCLUSIVE();
+    if (first)
+        return 0;
+    Py_XDECREF(text);
+    KVPY_CALL_DETACHED(status, (kv_destroy(db), KV_OK));
+    PyErr_SetString(PyExc_RuntimeError, "the store is open already");
+    return -1;
 }
 
 static int store_init(PyObject *op, PyObject *args, PyObject *kwargs) {
@@ -207,7 +216,7 @@ static int store_init(PyObject *op, PyObject *args, PyObject *kwargs) {
     options.read_only = read_only;
     options.create = create;
     options.preload = preload;
-    if (self->db != NULL) {
+    if (kvpy_store_handle(self) != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the store is open already");
         return -1;
     }
@@ -243,9 +252,9 @@ static int warn_of_checkpoint(const kvpy_store *self, const kv_error *err) {
 
 int kvpy_store_warn(kvpy_store *self) {
     kv_error err;
-    if (KVPY_LIKELY(!kv_take_warning(self->db, &err)))
-        return 0;
-    return warn_of_checkpoint(self, &err);
+    bool warn;
+    KVPY_CALL_SHORT(warn = kv_take_warning(kvpy_store_handle(self), &err));
+    return KVPY_LIKELY(!warn) ? 0 : warn_of_checkpoint(self, &err);
 }
 
 /* ---- Closing ------------------------------------------------------------------------------- */
@@ -253,24 +262,26 @@ int kvpy_store_warn(kvpy_store *self) {
 /* Closes, and warns if a checkpoint failed: one that was made before, or that of the close
  * itself.  0; 1 in a forked child, which has nothing of it to close; -1 with an exception, and it
  * is closed. */
-static int close_db(kvpy_store *self) {
+static int close_db(kvpy_store *self, kv_db *db) {
     kv_error err, warning;
     kv_status status;
-    bool warn = kv_take_warning(self->db, &warning);
-    KVPY_CALL_DETACHED(status, kv_close(self->db, &err));
+    bool warn, of_close;
+    KVPY_CALL_SHORT(warn = kv_take_warning(db, &warning));
+    KVPY_CALL_DETACHED(status, kv_close(db, &err));
     if (status == KV_ERR_FORKED)
         return 1;
     if (status < 0) {
         kvpy_raise(self->state, status, &err);
         return -1;
     }
-    warn = kv_take_warning(self->db, &warning) || warn;
-    return warn ? warn_of_checkpoint(self, &warning) : 0;
+    KVPY_CALL_SHORT(of_close = kv_take_warning(db, &warning));
+    return warn || of_close ? warn_of_checkpoint(self, &warning) : 0;
 }
 
 static PyObject *store_close(PyObject *op, PyObject *Py_UNUSED(ignored)) {
     kvpy_store *self = (kvpy_store *)op;
-    if (self->db != NULL && close_db(self) < 0)
+    kv_db *db = kvpy_store_handle(self);
+    if (db != NULL && close_db(self, db) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -287,11 +298,12 @@ static void warn_unclosed(kvpy_store *self) {
 
 static void store_finalize(PyObject *op) {
     kvpy_store *self = (kvpy_store *)op;
-    if (self->db == NULL || kv_is_closed(self->db))
+    kv_db *db = kvpy_store_handle(self);
+    if (db == NULL || kv_is_closed(db))
         return;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    int closed = close_db(self);
+    int closed = close_db(self, db);
     if (closed < 0)
         PyErr_WriteUnraisable(op);
     if (closed <= 0)
@@ -311,9 +323,10 @@ static void store_dealloc(PyObject *op) {
         return; /* a subclass's __del__ kept it */
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    if (self->db != NULL) {
+    kv_db *db = kvpy_store_handle(self);
+    if (db != NULL) {
         PyThreadState *thread = PyEval_SaveThread(); /* it may unmap gigabytes */
-        kv_destroy(self->db);
+        kv_destroy(db);
         PyEval_RestoreThread(thread);
     }
     Py_XDECREF(self->path);
@@ -395,11 +408,12 @@ static int dict_take(PyObject *dict, const char *name, PyObject *value) {
     X(memory_charged)                                                                            \
     X(max_memory)
 
-static PyObject *dict_from_stats(const kvpy_store *self, const kv_stats *stats) {
+static PyObject *dict_from_stats(const kvpy_store *self, const kv_db *db,
+                                 const kv_stats *stats) {
     PyObject *dict = PyDict_New();
     if (dict == NULL)
         return NULL;
-    const char *sync = sync_names[kv_sync_mode(self->db)];
+    const char *sync = sync_names[kv_sync_mode(db)];
     if (PyDict_SetItemString(dict, "path", self->path) < 0 ||
         dict_take(dict, "sync", PyUnicode_FromString(sync)) < 0 ||
 #define X(name) dict_take(dict, #name, PyLong_FromUnsignedLongLong(stats->name)) < 0 ||
@@ -426,7 +440,7 @@ static PyObject *store_stats(PyObject *op, PyObject *Py_UNUSED(ignored)) {
     KVPY_CALL_DETACHED(status, kv_get_stats(db, &stats, &err));
     if (status < 0)
         return kvpy_raise(self->state, status, &err);
-    return dict_from_stats(self, &stats);
+    return dict_from_stats(self, db, &stats);
 }
 
 /* Fields of kv_recovery that are uint64_t. */
@@ -461,12 +475,13 @@ static PyObject *store_recovery(PyObject *op, void *Py_UNUSED(closure)) {
 }
 
 static PyObject *store_path(PyObject *op, void *Py_UNUSED(closure)) {
-    return Py_NewRef(((kvpy_store *)op)->path);
+    kvpy_store *self = (kvpy_store *)op;
+    return Py_NewRef(kvpy_store_handle(self) != NULL ? self->path : Py_None);
 }
 
 static PyObject *store_closed(PyObject *op, void *Py_UNUSED(closure)) {
-    kvpy_store *self = (kvpy_store *)op;
-    return PyBool_FromLong(self->db == NULL || kv_is_closed(self->db));
+    kv_db *db = kvpy_store_handle((kvpy_store *)op);
+    return PyBool_FromLong(db == NULL || kv_is_closed(db));
 }
 
 static Py_ssize_t store_length(PyObject *op) {
@@ -476,7 +491,8 @@ static Py_ssize_t store_length(PyObject *op) {
         return -1;
     uint64_t count;
     kv_error err;
-    kv_status status = kv_count(db, &count, &err);
+    kv_status status;
+    KVPY_CALL_SHORT(status = kv_count(db, &count, &err));
     if (status < 0) {
         kvpy_raise(self->state, status, &err);
         return -1;
@@ -508,14 +524,19 @@ static PyObject *store_repr(PyObject *op) {
         return NULL;
     PyObject *repr;
     uint64_t count = 0;
-    if (self->db == NULL || kv_is_closed(self->db) || kv_count(self->db, &count, NULL) < 0)
-        repr = self->path == Py_None ? PyUnicode_FromFormat("<%U closed>", name)
-                                     : PyUnicode_FromFormat("<%U %R closed>", name, self->path);
+    kv_db *db = kvpy_store_handle(self);
+    bool closed = db == NULL || kv_is_closed(db);
+    if (!closed)
+        KVPY_CALL_SHORT(closed = kv_count(db, &count, NULL) < 0);
+    if (db == NULL || (closed && self->path == Py_None))
+        repr = PyUnicode_FromFormat("<%U closed>", name);
+    else if (closed)
+        repr = PyUnicode_FromFormat("<%U %R closed>", name, self->path);
     else if (self->path == Py_None)
         repr = PyUnicode_FromFormat("<%U in memory, %llu keys>", name, (unsigned long long)count);
     else
         repr = PyUnicode_FromFormat("<%U %R sync=%s, %llu keys>", name, self->path,
-                                    sync_names[kv_sync_mode(self->db)],
+                                    sync_names[kv_sync_mode(db)],
                                     (unsigned long long)count);
     Py_DECREF(name);
     return repr;

@@ -7,11 +7,15 @@
 #ifndef KVPY_STORE_H
 #define KVPY_STORE_H
 
+#include <stdatomic.h>
+
 #include "module.h"
 
 typedef struct kvpy_store {
     PyObject_HEAD
-    kv_db *db;         /* owned; NULL until __init__ has opened it, then constant */
+    /* owned; NULL until __init__ has opened it, then constant.  Release: what follows is constant then,
+     * too.  Acquire: kvpy_store_handle */
+    _Atomic(kv_db *) db;
     kvpy_state *state; /* borrowed from the type */
     PyObject *path;    /* str, or None for a store in memory */
     /* Which operations first try under the GIL with KV_NOWAIT (gil="auto"): reads, which wait
@@ -45,11 +49,17 @@ static inline PyObject *kvpy_store_written(kvpy_store *self, PyObject *result) {
 /* Sets ClosedError. */
 void kvpy_store_set_not_open(const kvpy_store *self);
 
-/* The handle; NULL with ClosedError when __init__ never ran. */
+/* The handle, or NULL: __init__ never ran. */
+static inline kv_db *kvpy_store_handle(const kvpy_store *self) {
+    return atomic_load_explicit(&self->db, memory_order_acquire);
+}
+
+/* The same, with ClosedError when it is NULL. */
 static inline kv_db *kvpy_store_db(const kvpy_store *self) {
-    if (KVPY_UNLIKELY(self->db == NULL))
+    kv_db *db = kvpy_store_handle(self);
+    if (KVPY_UNLIKELY(db == NULL))
         kvpy_store_set_not_open(self);
-    return self->db;
+    return db;
 }
 
 /* A function of the module: gives a subclass the methods of Store as its own. */

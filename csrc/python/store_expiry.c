@@ -35,7 +35,7 @@ PyObject *kvpy_store_ttl(PyObject *op, PyObject *key) {
         return NULL;
     if (expiry == 0)
         Py_RETURN_NONE;
-    uint64_t now = kv_clock_ms(self->db);
+    uint64_t now = kv_clock_ms(kvpy_store_handle(self));
     return PyFloat_FromDouble(expiry > now ? (double)(expiry - now) / 1e3 : 0.0);
 }
 
@@ -63,7 +63,7 @@ PyObject *kvpy_store_clock(PyObject *op, PyObject *Py_UNUSED(ignored)) {
 }
 
 /* True when the key is there. */
-static PyObject *set_expiry(kvpy_store *self, PyObject *key, uint64_t expiry,
+static PyObject *set_expiry(kvpy_store *self, kv_db *db, PyObject *key, uint64_t expiry,
                             unsigned sync_flags) {
     kvpy_arg arg;
     if (kvpy_arg_init(&arg, key, KVPY_KEY) < 0)
@@ -71,7 +71,7 @@ static PyObject *set_expiry(kvpy_store *self, PyObject *key, uint64_t expiry,
     kv_error err;
     kv_status status;
     KVPY_STORE_WRITE(self, status, sync_flags,
-                     kv_expire(self->db, arg.bytes, expiry, flags, &err));
+                     kv_expire(db, arg.bytes, expiry, flags, &err));
     kvpy_arg_fini(&arg);
     if (status < 0)
         return kvpy_raise(self->state, status, &err);
@@ -81,10 +81,11 @@ static PyObject *set_expiry(kvpy_store *self, PyObject *key, uint64_t expiry,
 KVPY_FAST(kvpy_store_expire) {
     static const kvpy_signature signature = {"expire", {"key", "ttl", "sync"}, 2, 2};
     kvpy_store *self = (kvpy_store *)op;
+    kv_db *db = kvpy_store_db(self);
     PyObject *values[3];
     unsigned sync_flags;
     uint64_t expiry;
-    if (kvpy_store_db(self) == NULL ||
+    if (db == NULL ||
         kvpy_arguments(&signature, args, nargs, kwnames, values) < 0 ||
         kvpy_sync_flags(values[2], &sync_flags) < 0)
         return NULL;
@@ -93,19 +94,20 @@ KVPY_FAST(kvpy_store_expire) {
                                          "None: persist() takes the expiry away");
         return NULL;
     }
-    if (kvpy_expiry(values[1], self->db, &expiry) < 0)
+    if (kvpy_expiry(values[1], db, &expiry) < 0)
         return NULL;
-    return set_expiry(self, values[0], expiry, sync_flags);
+    return set_expiry(self, db, values[0], expiry, sync_flags);
 }
 
 KVPY_FAST(kvpy_store_persist) {
     static const kvpy_signature signature = {"persist", {"key", "sync"}, 1, 1};
     kvpy_store *self = (kvpy_store *)op;
+    kv_db *db = kvpy_store_db(self);
     PyObject *values[2];
     unsigned sync_flags;
-    if (kvpy_store_db(self) == NULL ||
+    if (db == NULL ||
         kvpy_arguments(&signature, args, nargs, kwnames, values) < 0 ||
         kvpy_sync_flags(values[1], &sync_flags) < 0)
         return NULL;
-    return set_expiry(self, values[0], 0, sync_flags);
+    return set_expiry(self, db, values[0], 0, sync_flags);
 }

@@ -44,20 +44,19 @@ PyObject *kvpy_store_get_many(PyObject *op, PyObject *iterable) {
     if (status < 0)
         return kvpy_raise(self->state, status, &err);
     PyObject *list = list_from_values(&values);
-    kv_values_release(&values);
+    KVPY_CALL_SHORT(kv_values_release(&values));
     return list;
 }
 
 /* ---- Writing ------------------------------------------------------------------------------ */
 
 /* One commit of everything gathered; releases it.  `gathered`: what the gathering answered. */
-static int commit(kvpy_store *self, kvpy_operations *o, int gathered, unsigned sync_flags,
-                  uint64_t *deleted) {
+static int commit(kvpy_store *self, kv_db *db, kvpy_operations *o, int gathered,
+                  unsigned sync_flags, uint64_t *deleted) {
     kv_status status = KV_OK;
     kv_error err;
     if (gathered == 0)
-        KVPY_CALL_DETACHED(status, kv_write(self->db, o->ops, o->count, sync_flags, deleted,
-                                            &err));
+        KVPY_CALL_DETACHED(status, kv_write(db, o->ops, o->count, sync_flags, deleted, &err));
     kvpy_operations_fini(o);
     if (gathered < 0)
         return -1;
@@ -82,7 +81,7 @@ KVPY_FAST(kvpy_store_put_many) {
     int gathered = kvpy_operations_add_puts(&o, self->state, values[0]);
     if (expiry != 0)
         kvpy_operations_set_expiry(&o, expiry);
-    if (commit(self, &o, gathered, sync_flags, NULL) < 0)
+    if (commit(self, db, &o, gathered, sync_flags, NULL) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -90,16 +89,17 @@ KVPY_FAST(kvpy_store_put_many) {
 KVPY_FAST(kvpy_store_delete_many) {
     static const kvpy_signature signature = {"delete_many", {"keys", "sync"}, 1, 1};
     kvpy_store *self = (kvpy_store *)op;
+    kv_db *db = kvpy_store_db(self);
     PyObject *values[2];
     unsigned sync_flags;
-    if (kvpy_store_db(self) == NULL ||
+    if (db == NULL ||
         kvpy_arguments(&signature, args, nargs, kwnames, values) < 0 ||
         kvpy_sync_flags(values[1], &sync_flags) < 0)
         return NULL;
     kvpy_operations o = KVPY_OPERATIONS_EMPTY;
     int gathered = kvpy_operations_add_deletes(&o, values[0]);
     uint64_t deleted = 0;
-    if (commit(self, &o, gathered, sync_flags, &deleted) < 0)
+    if (commit(self, db, &o, gathered, sync_flags, &deleted) < 0)
         return NULL;
     return PyLong_FromUnsignedLongLong(deleted);
 }
@@ -107,16 +107,17 @@ KVPY_FAST(kvpy_store_delete_many) {
 KVPY_FAST(kvpy_store_write) {
     static const kvpy_signature signature = {"_write", {"operations", "sync"}, 1, 1};
     kvpy_store *self = (kvpy_store *)op;
+    kv_db *db = kvpy_store_db(self);
     PyObject *values[2];
     unsigned sync_flags;
-    if (kvpy_store_db(self) == NULL ||
+    if (db == NULL ||
         kvpy_arguments(&signature, args, nargs, kwnames, values) < 0 ||
         kvpy_sync_flags(values[1], &sync_flags) < 0)
         return NULL;
     kvpy_operations o = KVPY_OPERATIONS_EMPTY;
     int gathered = kvpy_operations_add_mixed(&o, values[0]);
     uint64_t deleted = 0;
-    if (commit(self, &o, gathered, sync_flags, &deleted) < 0)
+    if (commit(self, db, &o, gathered, sync_flags, &deleted) < 0)
         return NULL;
     return PyLong_FromUnsignedLongLong(deleted);
 }

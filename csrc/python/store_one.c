@@ -234,7 +234,7 @@ PyObject *kvpy_store_popitem(PyObject *op, PyObject *Py_UNUSED(ignored)) {
         pair = PyTuple_Pack(2, key, value);
     Py_XDECREF(key);
     Py_XDECREF(value);
-    kv_item_release(&item);
+    KVPY_CALL_SHORT(kv_item_release(&item));
     return kvpy_store_written(self, pair);
 }
 

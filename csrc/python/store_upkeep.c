@@ -16,14 +16,15 @@ typedef kv_status (*upkeep)(kv_db *db, kv_progress progress, void *arg, kv_error
 /* A method whose only argument is `progress`. */
 static PyObject *run(kvpy_store *self, const kvpy_signature *signature, upkeep call,
                      PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    kv_db *db = kvpy_store_db(self);
     PyObject *values[1];
     kvpy_work work;
-    if (kvpy_store_db(self) == NULL || kvpy_arguments(signature, args, nargs, kwnames, values) < 0 ||
+    if (db == NULL || kvpy_arguments(signature, args, nargs, kwnames, values) < 0 ||
         kvpy_work_init(&work, values[0]) < 0)
         return NULL;
     kv_error err;
     kv_status status;
-    KVPY_WORK(status, &work, call(self->db, kvpy_work_progress, &work, &err));
+    KVPY_WORK(status, &work, call(db, kvpy_work_progress, &work, &err));
     return none_or_raise(self, &work, status, &err);
 }
 
@@ -40,16 +41,17 @@ KVPY_FAST(kvpy_store_preload) {
 KVPY_FAST(kvpy_store_backup) {
     static const kvpy_signature signature = {"backup", {"dest", "progress"}, 1, 1};
     kvpy_store *self = (kvpy_store *)op;
+    kv_db *db = kvpy_store_db(self);
     PyObject *values[2], *dest;
     kvpy_work work;
-    if (kvpy_store_db(self) == NULL ||
+    if (db == NULL ||
         kvpy_arguments(&signature, args, nargs, kwnames, values) < 0 ||
         kvpy_work_init(&work, values[1]) < 0 || !PyUnicode_FSConverter(values[0], &dest))
         return NULL;
     kv_error err;
     kv_status status;
     KVPY_WORK(status, &work,
-              kv_backup(self->db, PyBytes_AS_STRING(dest), kvpy_work_progress, &work, &err));
+              kv_backup(db, PyBytes_AS_STRING(dest), kvpy_work_progress, &work, &err));
     Py_DECREF(dest);
     return none_or_raise(self, &work, status, &err);
 }
