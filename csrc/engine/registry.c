@@ -29,6 +29,14 @@ static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 #define LOCK() kv_mutex_lock(&registry_mutex, KV_RANK_REGISTRY)
 #define UNLOCK() kv_mutex_unlock(&registry_mutex, KV_RANK_REGISTRY)
 
+/* From now on no call begins on the handle.  The bits of before.  The last count says that all have it. */
+static uint64_t refuse_calls(kv_db *db, uint64_t bit) {
+    uint64_t before = atomic_fetch_or(&db->calls[0].count, bit);
+    for (unsigned i = 1; i < KV_CALLS_COUNT; i++)
+        atomic_fetch_or(&db->calls[i].count, bit);
+    return before;
+}
+
 /* ---- Fork --------------------------------------------------------------------------------------- */
 
 static void before_fork(void) {
@@ -42,7 +50,7 @@ static void after_fork_parent(void) {
 static void after_fork_child(void) {
     for (kv_store *s = stores; s != NULL; s = s->next) {
         for (kv_db *db = s->handles; db != NULL; db = db->next)
-            atomic_fetch_or(&db->calls, KV_CALLS_FORKED);
+            refuse_calls(db, KV_CALLS_FORKED);
         kv_file_close(&s->lock_file);
         kv_dir_close(&s->dir);
         if (s->ending)
@@ -64,8 +72,16 @@ static void register_fork(void) {
 
 /* ---- Handles --------------------------------------------------------------------------------------- */
 
+_Thread_local unsigned kv_thread_calls;
+
+unsigned kv_thread_calls_choose(void) {
+    static _Atomic unsigned next; /* relaxed: that threads have different ones is a matter of speed */
+    kv_thread_calls = atomic_fetch_add_explicit(&next, 1, memory_order_relaxed) % KV_CALLS_COUNT + 1;
+    return kv_thread_calls;
+}
+
 kv_status kv_db_refuse(kv_db *db, kv_error *err) {
-    uint64_t calls = atomic_load(&db->calls);
+    uint64_t calls = atomic_load(&kv_db_calls(db)->count);
     kv_db_leave(db);
     if (calls & KV_CALLS_FORKED)
         return kv_fail(err, KV_ERR_FORKED,
@@ -356,7 +372,7 @@ kv_status kv_reopen(kv_db *db, kv_error *err) {
         atomic_store(&store->busy, 0);
         return KV_OK;
     }
-    atomic_fetch_or(&db->calls, KV_CALLS_CLOSING);
+    refuse_calls(db, KV_CALLS_CLOSING);
     atomic_fetch_or(&db->closed_word, 1);
     db->store = NULL;
     remove_store(store);
@@ -368,7 +384,7 @@ kv_status kv_reopen(kv_db *db, kv_error *err) {
 
 kv_status kv_close(kv_db *db, kv_error *err) {
     kv_status status = KV_OK;
-    uint64_t before = atomic_fetch_or(&db->calls, KV_CALLS_CLOSING);
+    uint64_t before = refuse_calls(db, KV_CALLS_CLOSING);
     if (before & KV_CALLS_FORKED)
         return KV_OK;
     uint32_t word;
@@ -380,11 +396,12 @@ kv_status kv_close(kv_db *db, kv_error *err) {
     }
     /* From here no call enters.  Acquire pairs with the release in kv_db_leave: what the calls did is
      * done before the store goes. */
-    for (;;) {
+    for (unsigned i = 0; i < KV_CALLS_COUNT;) {
         word = atomic_load(&db->closed_word);
-        if (atomic_load_explicit(&db->calls, memory_order_acquire) == KV_CALLS_CLOSING)
-            break;
-        kv_futex_wait(&db->closed_word, word, KV_FUTEX_FOREVER);
+        if (atomic_load_explicit(&db->calls[i].count, memory_order_acquire) == KV_CALLS_CLOSING)
+            i++;
+        else
+            kv_futex_wait(&db->closed_word, word, KV_FUTEX_FOREVER);
     }
     kv_store *store = db->store;
     kv_db_drop_snapshots(db);
@@ -418,12 +435,12 @@ void kv_destroy(kv_db *db) {
     if (db == NULL)
         return;
     (void)!kv_close(db, NULL);
-    if (!(atomic_load(&db->calls) & KV_CALLS_FORKED))
+    if (!(atomic_load(&db->calls[0].count) & KV_CALLS_FORKED))
         kv_mem_unmap(db, sizeof *db);
 }
 
 bool kv_is_closed(const kv_db *db) {
-    return (atomic_load(&db->calls) & KV_CALLS_CLOSING) != 0;
+    return (atomic_load(&db->calls[KV_CALLS_COUNT - 1].count) & KV_CALLS_CLOSING) != 0;
 }
 
 bool kv_is_memory_only(const kv_db *db) {

@@ -64,10 +64,13 @@ typedef struct kv_store {
 
     /* atomic */
     _Atomic uint32_t busy; /* 1 while it is opened or closed.  Written under the registry's mutex */
-    _Atomic uint64_t memory_lsn;     /* without a log: LSN of the newest change.  seq_cst, with
-                                        oldest_snapshot (see kv_store_limit) */
+    /* Each write without a log changes the first of these: a cache line for what all writers change. */
+    _Alignas(64) _Atomic uint64_t memory_lsn; /* without a log: LSN of the newest change.  seq_cst, with
+                                                 oldest_snapshot (see kv_store_limit) */
     _Atomic uint64_t memory_entries; /* without a log: keys.  Relaxed: a count */
-    _Atomic uint64_t oldest_snapshot; /* LSN, or KV_NO_SNAPSHOT.  seq_cst, see kv_store_limit */
+    _Atomic uint64_t charged;        /* bytes that count against max_memory, when there is such a bound.
+                                        Relaxed */
+    _Alignas(64) _Atomic uint64_t oldest_snapshot; /* LSN, or KV_NO_SNAPSHOT.  seq_cst, see kv_store_limit */
     _Atomic bool snapshots_hold;      /* some shard keeps records for a snapshot or a walk; seq_cst, see
                                          kv_change_prune_for_good */
     _Atomic uint64_t pop_hash;        /* where kv_pop_any looks first.  Relaxed: a hint */
@@ -81,7 +84,6 @@ typedef struct kv_store {
      * whoever puts an earlier one, while he holds the shard; raised by the worker when it has looked at all
      * shards.  While it looks, sweep_expiry collects what is put behind its back; 0: it does not look. */
     _Atomic uint64_t next_expiry, sweep_expiry;
-    _Atomic uint64_t charged;     /* bytes that count against max_memory, when there is such a bound.  Relaxed */
     _Atomic uint64_t evict_hash;  /* where eviction goes on.  Relaxed: a hint */
     _Atomic uint64_t expired, evicted, checkpoints, checkpoint_failures; /* statistics: relaxed */
     kv_worker worker;
@@ -95,13 +97,20 @@ typedef struct kv_store {
     uint64_t checkpoint_lsn, checkpoint_bytes;
 } kv_store;
 
-/* Bits of kv_db.calls above the count of calls in flight. */
+/* Bits of kv_calls above the count of calls in flight. */
 #define KV_CALLS_CLOSING (UINT64_C(1) << 63)
 #define KV_CALLS_FORKED (UINT64_C(1) << 62)
 
-struct kv_db {
-    _Alignas(64) _Atomic uint64_t calls; /* acquire on entering, release on leaving: what calls did
+/* A thread counts its calls in one of these, each a cache line: else threads that call at once would
+ * spend half of a short call waiting for the line.  The bits are in all of them. */
+#define KV_CALLS_COUNT 8u
+typedef struct kv_calls {
+    _Alignas(64) _Atomic uint64_t count; /* acquire on entering, release on leaving: what calls did
                                             is seen by who closes */
+} kv_calls;
+
+struct kv_db {
+    kv_calls calls[KV_CALLS_COUNT];
     kv_store *store;                     /* NULL once closed */
     _Atomic uint32_t closed_word;        /* bit 0: kv_close is done; a futex */
     _Atomic bool warning;                /* a checkpoint failed, and this handle has not been told */
@@ -113,18 +122,28 @@ struct kv_db {
     struct kv_db *next;                  /* of the same store; guarded by the registry's mutex */
 };
 
+/* Which of the calls[] is this thread's, from 1 on; 0: not given yet. */
+extern _Thread_local unsigned kv_thread_calls;
+unsigned kv_thread_calls_choose(void);
+
+static inline kv_calls *kv_db_calls(kv_db *db) {
+    unsigned mine = kv_thread_calls;
+    return &db->calls[(mine != 0 ? mine : kv_thread_calls_choose()) - 1];
+}
+
 kv_status kv_db_refuse(kv_db *db, kv_error *err);
 
-/* Every call on a handle stands between these two. */
+/* Every call on a handle stands between these two, on one thread. */
 static inline kv_status kv_db_enter(kv_db *db, kv_error *err) {
-    uint64_t before = atomic_fetch_add_explicit(&db->calls, 1, memory_order_acquire);
+    uint64_t before = atomic_fetch_add_explicit(&kv_db_calls(db)->count, 1, memory_order_acquire);
     return (before & (KV_CALLS_CLOSING | KV_CALLS_FORKED)) == 0 ? KV_OK : kv_db_refuse(db, err);
 }
 
 void kv_db_wake_closer(kv_db *db);
 
 static inline void kv_db_leave(kv_db *db) {
-    if (atomic_fetch_sub_explicit(&db->calls, 1, memory_order_release) == (KV_CALLS_CLOSING | 1))
+    if (atomic_fetch_sub_explicit(&kv_db_calls(db)->count, 1, memory_order_release) ==
+        (KV_CALLS_CLOSING | 1))
         kv_db_wake_closer(db);
 }
 
