@@ -5,7 +5,7 @@ import re
 import sys
 
 import pytest
-from test_leaks import MEASURE, linux
+from test_leaks import MALLOC, MEASURE, linux
 
 import pykv
 
@@ -120,7 +120,7 @@ def test_no_call_leaks_memory(script, path, options):
     # Fewer calls than there, which are slower; so a little more may stay by chance.
     source = source.replace("range(60)", "range(20)").replace("range(40)", "range(15)")
     source = source.replace("12 * count", "12 * count + 4096")
-    child = script.start(source, path if "sync" in options else "", options, 80, env={"PYTHONMALLOC": "malloc"})
+    child = script.start(source, path if "sync" in options else "", options, 80, env=MALLOC)
     out, err = child.communicate(timeout=300)
     if child.returncode == 77:
         pytest.skip("this C library has no mallinfo2")

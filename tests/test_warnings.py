@@ -1,5 +1,6 @@
 """A clean run in Python's development mode, and the one warning that is meant."""
 
+import sysconfig
 import warnings
 
 import pytest
@@ -93,7 +94,7 @@ TOUR = """
 """
 
 
-@pytest.mark.parametrize("malloc", ["debug", "malloc_debug"])
+@pytest.mark.parametrize("malloc", ["debug"] if sysconfig.get_config_var("Py_GIL_DISABLED") else ["debug", "malloc_debug"])
 def test_development_mode_has_nothing_to_say(script, path, malloc):
     """-X dev: debug allocators, assertions, every warning an error."""
     out, err = script.run(TOUR, path, options=("-X", "dev", "-W", "error", "-X", "faulthandler"), env={"PYTHONMALLOC": malloc})
