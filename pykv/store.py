@@ -160,7 +160,7 @@ def open(
                    came since the last one, and so much of the data's size; it looks when a segment of
                    the log is full, and at close.  A ratio of None or 0: only when asked for
     gil            "auto": operations that neither wait nor take long keep Python's global lock;
-                   "release": every operation gives it up
+                   "release": every operation gives it up; the same where Python has none
 
     Finds every write again that was on disk, however the last process ended; `Store.recovery` says
     what was found.  Takes time in proportion to the log since the last checkpoint, however large

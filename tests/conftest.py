@@ -41,7 +41,7 @@ TESTS = Path(__file__).resolve().parent
 
 # What --long stands for, as options; an hour and a half on two processors.
 LONG = {"kills": 1000, "histories": 20, "examples": 1000, "fuzz_seconds": 300, "mutations": True}
-LONG |= {"power_cuts": 300, "every_error": True}
+LONG |= {"power_cuts": 300, "every_error": True, "stress_seconds": 60.0}
 LONG_CRASH = "3"  # PYKV_C_CRASH, see test_crash.c
 
 
@@ -74,6 +74,9 @@ def pytest_addoption(parser):
     )
     group.addoption(
         "--every-error", action="store_true", help="each system call fails with each error, not with one in turn"
+    )
+    group.addoption(
+        "--stress-seconds", type=float, default=3, help="how long threads call everything at once (default: 3)"
     )
     group.addoption(
         "--mutations", action="store_true", help="break the store on purpose, too (tests/mutations.py)"

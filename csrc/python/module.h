@@ -88,18 +88,18 @@ int kvpy_server_register(PyObject *module, kvpy_state *state);
 #define KVPY_PREFETCH(p) ((void)(p))
 #endif
 
-/* Free-threaded CPython has no GIL to hand over.  But who stops all threads there (to collect garbage,
- * to fork) waits for each that is attached to the interpreter: so none may wait for a lock of ours,
- * not even for one that is held for moments. */
+/* Free-threaded CPython has no GIL to hand over.  But who stops all threads there (to collect
+ * garbage, to fork) waits for each that is attached to the interpreter: so none may wait for a lock
+ * of ours, not even for one that is held for moments. */
 #ifdef Py_GIL_DISABLED
 #define KVPY_HAS_GIL false
 #else
 #define KVPY_HAS_GIL true
 #endif
 
-/* A list or dict must not change under a C loop over it, nor an object of ours under two threads.  The
- * GIL sees to that; free-threaded CPython needs the object's own lock.  As the GIL, it is given up
- * while the thread is detached, and wherever Python code may run. */
+/* A list or dict must not change under a C loop over it, nor an object of ours under two threads.
+ * The GIL sees to that; free-threaded CPython needs the object's own lock.  As the GIL, it is given
+ * up while the thread is detached, and wherever Python code may run. */
 #ifdef Py_BEGIN_CRITICAL_SECTION
 #define KVPY_BEGIN_EXCLUSIVE(object) Py_BEGIN_CRITICAL_SECTION(object)
 #define KVPY_END_EXCLUSIVE() Py_END_CRITICAL_SECTION()
@@ -108,9 +108,9 @@ int kvpy_server_register(PyObject *module, kvpy_state *state);
 #define KVPY_END_EXCLUSIVE() }
 #endif
 
-/* `status` = `call`, an expression that passes `flags` to the engine.  When `try_held`, it first runs
- * under the GIL, if there is one, with KV_NOWAIT: that answers within the time that a hand-over of
- * the GIL would take, or says KV_BUSY.  Then, or if not `try_held`, it runs detached and may wait.
+/* `status` = `call`, an expression that passes `flags` to the engine.  When `try_held`, it first
+ * runs under the GIL, if there is one, with KV_NOWAIT: that answers within the time that a hand-over
+ * of the GIL would take, or says KV_BUSY.  Then, or if not `try_held`, it runs detached and may wait.
  * It must not touch Python. */
 #define KVPY_CALL(status, try_held, extra_flags, call)                                           \
     do {                                                                                         \
