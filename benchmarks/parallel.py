@@ -2,16 +2,19 @@
 
 Each thread has a probe of its own, disjoint from the others', made before; each thread does the
 same work, so more threads do more work. dict is the control: what the interpreter itself allows.
+
+Where Python has no GIL, single calls are measured, too: get and put of one key.
 """
 
 from __future__ import annotations
 
 import functools
 import random
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .data import chunks, fresh, load, make_pairs, opened
+from .data import VALUE_BYTES, chunks, fresh, load, make_pairs, opened, own_dict
 from .report import RATE, Report, Row, Series, Target
 from .runner import Benchmark, Settings, in_turns, own_copy, seconds_in_threads
 
@@ -82,4 +85,65 @@ def _rows(figures: dict[str, list[float]], names: list[str]) -> list[Row]:
     return rows
 
 
+# ---- Without a GIL -----------------------------------------------------------------------------
+
+
+def _put_each(put: Callable[[Any, Any], Any], items: Sequence[tuple[bytes, bytes]]) -> None:
+    for key, value in items:
+        put(key, value)
+
+
+def _fetch_and_run(loop: Callable[..., None], table: Any, method: str, items: Any) -> None:
+    """In the thread: those that call one bound method wait for each other at its count."""
+    loop(getattr(table, method), items)
+
+
+def _free_side(
+    rng: random.Random, keys: list[bytes], table: Any, method: str, threads: int
+) -> Callable[[], float]:
+    """Calls a second, each with a key (and a value) of its own."""
+    share = len(keys) // _MOST_THREADS
+    writes = method != "get"
+    loop: Any = own_copy(_put_each if writes else _get_each)
+
+    def measure() -> float:
+        order = fresh(rng.sample(keys, threads * share))
+        items: list[Any] = order
+        if writes:
+            items = [(key, rng.randbytes(VALUE_BYTES)) for key in order]
+        bodies = [
+            functools.partial(_fetch_and_run, loop, table, method, part)
+            for part in chunks(items, share)
+        ]
+        return threads * share / seconds_in_threads(bodies)
+
+    return measure
+
+
+def free_threads(settings: Settings) -> Report:
+    rng = settings.random()
+    pairs = make_pairs(rng, settings.scaled(1_000_000, 200_000))
+    keys = [key for key, _ in pairs]
+    with opened(None) as store:
+        load(store, pairs)
+        tables = {"pykv": store, "dict": own_dict(pairs)}
+        del pairs
+        calls = [("pykv", "get"), ("pykv", "put"), ("dict", "get"), ("dict", "__setitem__")]
+        sides = {
+            f"{name} {method} {threads}": _free_side(rng, keys, tables[name], method, threads)
+            for name, method in calls
+            for threads in (1, 2)
+        }
+        figures = in_turns(sides, settings.rounds)
+    rows = []
+    for name, method in calls:
+        mine = Series(f"{name}, 2 threads", figures[f"{name} {method} 2"], RATE)
+        one = Series("1 thread", figures[f"{name} {method} 1"], RATE)
+        target = Target(1.7) if name == "pykv" else None
+        rows.append(Row(f"keys by {method}, in total", mine, one, target))
+    return Report("memory only", rows)
+
+
 BENCHMARKS = [Benchmark("read-threads", "reads from 1, 2 and 4 threads, in total", read_threads)]
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    BENCHMARKS.append(Benchmark("free-threads", "get and put from 2 threads, no GIL", free_threads))
