@@ -363,9 +363,8 @@ def view(r, key, rng):
     with contextlib.suppress(KeyError):
         with r.store.view(key) as own:
             check(key, bytes(own))
-    check(KEYS[0], bytes(r.view))
-    with memoryview(r.view.obj) as again:  # of the same pin
-        assert again == r.view
+    with memoryview(r.view.obj) as again:  # of the same pin; one memoryview is not for several threads (3.13)
+        check(KEYS[0], bytes(again))
 
 
 @mixed("__iter__", "__len__", "keys", "values", "items", "__eq__", weight=5)
