@@ -72,6 +72,7 @@ class Round:
         self.snapshot = self.store._snapshot()
         self.frozen = dict(self.snapshot.items())
         self.walk = self.snapshot.items()
+        self.store[KEYS[0]] = new_value(KEYS[0], rng)  # it may have been evicted
         self.view = self.store.view(KEYS[0])
         self.batch = self.store.batch().__enter__()
 
