@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from conftest import python_environment
+from conftest import TESTS, python_environment
 
 SKIP = 77
 TOOLS = ("unshare", "mount", "umount", "mkfs.ext4")
@@ -31,6 +31,7 @@ def run_apart(module, *args, timeout):
     command = ["unshare", "--mount", sys.executable, "-X", "faulthandler", "-m", module, *map(str, args)]
     program = subprocess.Popen(
         command,
+        cwd=TESTS,  # not where the sources of pykv are: `-m` would find those
         env=python_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
