@@ -14,6 +14,7 @@ import random
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import textwrap
 from pathlib import Path
@@ -38,6 +39,10 @@ KINDS = {
 SERVERS = ("redis-server", "pykv-server")
 
 TESTS = Path(__file__).resolve().parent
+
+# In the environment of a program whose every object is to come from the C library.  Without a GIL Python has one
+# allocator, its own: figures are of the engine's memory only.
+MALLOC = {} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"PYTHONMALLOC": "malloc"}
 
 # What --long stands for, as options; an hour and a half on two processors.
 LONG = {"kills": 1000, "histories": 20, "examples": 1000, "fuzz_seconds": 300, "mutations": True}

@@ -6,16 +6,13 @@ leak of one block per call stands out after a thousand calls.
 
 import os
 import sys
-import sysconfig
 import tempfile
 
 import leak_sweep
 import pytest
 
 import pykv
-
-# Without a GIL Python has one allocator, its own: the figure is of the engine's memory only.
-MALLOC = {} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"PYTHONMALLOC": "malloc"}
+from conftest import MALLOC
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the C library's and /proc's figures")
 
@@ -260,7 +257,7 @@ def test_no_error_leaks_here_or_in_a_child(script):
     """Every function, every wrong argument, every state of a store: see leak_sweep.py."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # it makes many copies, of which none has to last
     with tempfile.TemporaryDirectory(dir=memory) as folder:
-        child = script.start("import leak_sweep; leak_sweep.main()", folder, 12, env={"PYTHONMALLOC": "malloc"})
+        child = script.start("import leak_sweep; leak_sweep.main()", folder, 12, env=MALLOC)
         out, err = child.communicate(timeout=300)
     if child.returncode == 77:
         pytest.skip("this C library has no mallinfo2")

@@ -13,7 +13,7 @@ import pytest
 import test_leaks
 import test_upkeep_leaks
 
-from conftest import python_environment
+from conftest import MALLOC, python_environment
 from shim import compiled, nth_environment, run_nth
 
 DRIVER = """
@@ -226,7 +226,7 @@ def test_every_request_fails(library, tmp_path, quick_folder, calls, place):
     arguments = [f"{quick_folder}/store" if place == "disk" else "", options, 1]
     environment = python_environment(
         **nth_environment(library, tmp_path / "control"),
-        PYTHONMALLOC="malloc",
+        **MALLOC,
         TMPDIR=quick_folder,
     )
     run_nth(source_of(calls), [*map(str, arguments)], environment, tmp_path)
