@@ -122,8 +122,9 @@ struct kv_db {
     struct kv_db *next;                  /* of the same store; guarded by the registry's mutex */
 };
 
-/* Which of the calls[] is this thread's, from 1 on; 0: not given yet. */
-extern _Thread_local unsigned kv_thread_calls;
+/* Which of the calls[] is this thread's, from 1 on; 0: not given yet.  It has its place in each thread from the start:
+ * of a library that is loaded later the system makes one when a thread first asks, and ends the process without memory. */
+extern _Thread_local unsigned kv_thread_calls __attribute__((tls_model("initial-exec")));
 unsigned kv_thread_calls_choose(void);
 
 static inline kv_calls *kv_db_calls(kv_db *db) {
