@@ -104,7 +104,8 @@ def attempt(call, n, onward):
 
 
 def is_of_memory(error):
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+    # EAGAIN is what the system says of a thread for which it has no memory.
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN):
         return True
     # CPython's own: there is no room for the frame of a function that is called back.
     text = str(error)

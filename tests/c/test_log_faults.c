@@ -24,7 +24,7 @@
 
 #define BACKUP_DIR "backup"
 #define SALVAGE_DIR "salvaged"
-#define GONE_MS (SCENARIO_SWEEP_MS - 1) /* when a key of a whole run expires: before all others */
+#define GONE_MS (scenario_sweep_ms(0) - 1) /* when a key of a whole run expires: before all others */
 
 static const kv_bytes A = {"a", 1}, B = {"b", 1};
 

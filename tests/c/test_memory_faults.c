@@ -170,11 +170,11 @@ static void run_step(unsigned number, kv_db *db, model *m) {
 /* A key's time comes, and the worker sweeps it away. */
 static void run_expiry(world *w) {
     kv_stats before, now;
-    world_set_clock(w, SCENARIO_SWEEP_MS - 2); /* so near that the worker soon looks again */
+    world_set_clock(w, scenario_sweep_ms(0) - 2); /* so near that the worker soon looks again */
     CHECK_OK(kv_get_stats(w->db, &before, &w->err), &w->err);
     kv_status status = kv_put_expiring(w->db, LITERAL("gone"), LITERAL("soon"),
-                                       SCENARIO_SWEEP_MS - 1, 0, &w->err);
-    world_set_clock(w, SCENARIO_SWEEP_MS - 1);
+                                       scenario_sweep_ms(0) - 1, 0, &w->err);
+    world_set_clock(w, scenario_sweep_ms(0) - 1);
     if (is_nomem(status, &w->err, "put expiring"))
         return;
     do {
