@@ -173,7 +173,8 @@ static void test_logs_of_all_lengths(void) {
             kv_get_recovery(w->db, &recovery);
             CHECK_EQ(recovery.commits, stats.commits);
             CHECK_EQ(recovery.records, stats.commits);
-            CHECK_EQ(recovery.segments, stats.log_segments);
+            /* A frame that marks or closes may have been the one for which there was no room. */
+            CHECK(recovery.segments - stats.log_segments <= 1);
             CHECK_EQ(recovery.bytes_cut, 0);
             CHECK_EQ(recovery.clean, again < 2); /* an open store is not closed, even if nothing was written */
             model_check(m, w->db);
