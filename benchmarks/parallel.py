@@ -32,21 +32,31 @@ def _dict_many(table: dict[bytes, bytes]) -> Callable[[Any], Any]:
     return lambda keys: [table[key] for key in keys]
 
 
+def _in_threads(
+    rng: random.Random, keys: list[bytes], threads: int, body: Callable[[list[bytes]], Callable[[], Any]]
+) -> Callable[[], float]:
+    """Keys a second, in total; `body` makes what a thread does of its part of the keys, in an order of its own."""
+    share = len(keys) // _MOST_THREADS
+
+    def measure() -> float:
+        order = rng.sample(keys, threads * share)
+        bodies = [body(fresh(part)) for part in chunks(order, share)]
+        return threads * share / seconds_in_threads(bodies)
+
+    return measure
+
+
 def _side(
     rng: random.Random, keys: list[bytes], call: Any, threads: int, size: int
 ) -> Callable[[], float]:
     """Keys a second, `threads` threads asking for `size` keys in one call."""
-    share = len(keys) // _MOST_THREADS
     loop = own_copy(_get_each)
-
-    def measure() -> float:
-        order = rng.sample(keys, threads * share)
-        parts = [fresh(part) for part in chunks(order, share)]
-        probes = [chunks(part, size) if size > 1 else part for part in parts]
-        bodies = [functools.partial(loop, call, probe) for probe in probes]
-        return threads * share / seconds_in_threads(bodies)
-
-    return measure
+    return _in_threads(
+        rng,
+        keys,
+        threads,
+        lambda part: functools.partial(loop, call, chunks(part, size) if size > 1 else part),
+    )
 
 
 def read_threads(settings: Settings) -> Report:
@@ -102,22 +112,14 @@ def _free_side(
     rng: random.Random, keys: list[bytes], table: Any, method: str, threads: int
 ) -> Callable[[], float]:
     """Calls a second, each with a key (and a value) of its own."""
-    share = len(keys) // _MOST_THREADS
     writes = method != "get"
     loop: Any = own_copy(_put_each if writes else _get_each)
 
-    def measure() -> float:
-        order = fresh(rng.sample(keys, threads * share))
-        items: list[Any] = order
-        if writes:
-            items = [(key, rng.randbytes(VALUE_BYTES)) for key in order]
-        bodies = [
-            functools.partial(_fetch_and_run, loop, table, method, part)
-            for part in chunks(items, share)
-        ]
-        return threads * share / seconds_in_threads(bodies)
+    def body(part: list[bytes]) -> Callable[[], Any]:
+        items: Any = [(key, rng.randbytes(VALUE_BYTES)) for key in part] if writes else part
+        return functools.partial(_fetch_and_run, loop, table, method, items)
 
-    return measure
+    return _in_threads(rng, keys, threads, body)
 
 
 def free_threads(settings: Settings) -> Report:

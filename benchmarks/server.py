@@ -77,17 +77,24 @@ def _started(*command: str, port: int, folder: Path) -> Iterator[_Server]:
         process.wait()
 
 
+def _pykv(folder: Path, durable: bool) -> list[str]:
+    return [sys.executable, "-m", "pykv", "serve", str(folder / "store") if durable else "--memory"]
+
+
+def _redis(folder: Path, durable: bool) -> list[str]:
+    (folder / "redis").mkdir()
+    command = ["redis-server", "--dir", str(folder / "redis"), "--save", ""]
+    return [*command, "--appendonly", "yes" if durable else "no"]
+
+
 @contextlib.contextmanager
 def _both(
     settings: Settings, durable: bool, most_clients: int = 10_000
 ) -> Iterator[tuple[_Server, _Server]]:
     with settings.scratch() as folder, contextlib.ExitStack() as stack:
-        (folder / "redis").mkdir()
-        redis = ["redis-server", "--dir", str(folder / "redis"), "--save", ""]
-        redis += ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
-        redis += ["--maxclients", str(most_clients)]
-        pykv = [sys.executable, "-m", "pykv", "serve", str(folder / "store") if durable else "--memory"]
-        pykv += ["--max-clients", str(most_clients)]
+        redis = [*_redis(folder, durable), "--maxclients", str(most_clients)]
+        redis += ["--appendfsync", "always"] if durable else []
+        pykv = [*_pykv(folder, durable), "--max-clients", str(most_clients)]
         yield (
             stack.enter_context(_started(*pykv, port=_free_port(), folder=folder)),
             stack.enter_context(_started(*redis, port=_free_port(), folder=folder)),
@@ -138,12 +145,24 @@ def _compare(
     report.rows.append(Row(f"{what}: processor a request", mine, theirs, cpu_wanted))
 
 
-def durable(settings: Settings) -> Report:
-    report = Report("always")
-    reason = _missing()
-    if reason:
-        report.notes.append(reason)
+def _benchmark(
+    name: str, title: str, sync: str, measure: Callable[[Report, Settings], None]
+) -> Benchmark:
+    """`measure` fills the report, where both servers can be had."""
+
+    def run(settings: Settings) -> Report:
+        report = Report(sync)
+        reason = _missing()
+        if reason:
+            report.notes.append(reason)
+        else:
+            measure(report, settings)
         return report
+
+    return Benchmark(name, title, run)
+
+
+def durable(report: Report, settings: Settings) -> None:
     with _both(settings, durable=True) as servers:
         for clients, pipeline, requests, target in (
             (1, 1, 5_000, 1.5),
@@ -153,15 +172,9 @@ def durable(settings: Settings) -> Report:
         ):
             shape = ("set", clients, pipeline, settings.scaled(requests, requests // 10))
             _compare(report, settings, servers, shape, target, None)
-    return report
 
 
-def memory(settings: Settings) -> Report:
-    report = Report("none")
-    reason = _missing()
-    if reason:
-        report.notes.append(reason)
-        return report
+def memory(report: Report, settings: Settings) -> None:
     with _both(settings, durable=False) as servers:
         _ask(servers[0], "set", 50, 16, _KEYS // 2)  # so that GET finds something, on both sides
         _ask(servers[1], "set", 50, 16, _KEYS // 2)
@@ -173,16 +186,10 @@ def memory(settings: Settings) -> Report:
             ):
                 shape = (test, 50, pipeline, settings.scaled(requests, requests // 10))
                 _compare(report, settings, servers, shape, target, cpu_target)
-    return report
 
 
-def mixed(settings: Settings) -> Report:
+def mixed(report: Report, settings: Settings) -> None:
     """A client that reads beside eight that write durably, one request at a time each."""
-    report = Report("always")
-    reason = _missing()
-    if reason:
-        report.notes.append(reason)
-        return report
 
     def side(server: _Server) -> Callable[[], float]:
         def measure() -> float:
@@ -199,7 +206,6 @@ def mixed(settings: Settings) -> Report:
         figures = in_turns(dict(zip(_NAMES, map(side, servers), strict=True)), settings.rounds)
     mine, theirs = (Series(name, figures[name], SECONDS) for name in _NAMES)
     report.rows.append(Row("p99 of GET, 1 client, beside 8 that SET", mine, theirs, Target(1.0)))
-    return report
 
 
 @contextlib.contextmanager
@@ -212,13 +218,13 @@ def _idlers(server: _Server, count: int) -> Iterator[None]:
         yield
 
 
-def idle(settings: Settings) -> Report:
+def _ask_beside(server: _Server, idlers: int, ask: Callable[[], float]) -> float:
+    with _idlers(server, idlers):
+        return ask()
+
+
+def idle(report: Report, settings: Settings) -> None:
     """What connections cost that do nothing: 200 fewer than this process may have files open, at the most."""
-    report = Report("none")
-    reason = _missing()
-    if reason:
-        report.notes.append(reason)
-        return report
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     count = settings.scaled(_IDLE, _IDLE // 10)
@@ -233,16 +239,12 @@ def idle(settings: Settings) -> Report:
             before = server.resident_bytes()
             with _idlers(server, count):
                 memory.append(Series(name, [float(server.resident_bytes() - before)], BYTES))
-
-            def beside(server: _Server = server, ask: Callable[[], float] = ask) -> float:
-                with _idlers(server, count):
-                    return ask()
-
+            beside = functools.partial(_ask_beside, server, count, ask)
             figures = in_turns({"beside": beside, "without": ask}, settings.rounds)
-            series = Series(name, figures["beside"], RATE), Series("without them", figures["without"], RATE)
-            rows.append(Row(f"GET, 50 clients, beside {what}", series[0], series[1]))
+            mine = Series(name, figures["beside"], RATE)
+            without = Series("without them", figures["without"], RATE)
+            rows.append(Row(f"GET, 50 clients, beside {what}", mine, without))
     report.rows = [Row(f"{what}: memory", memory[0], memory[1], Target(40e6, of="figure")), *rows]
-    return report
 
 
 def _first_answer_seconds(command: list[str], folder: Path, key: str, fill: Callable[[int], None]) -> float:
@@ -282,13 +284,8 @@ def _set_many(port: int, keys: range) -> None:
         raise RuntimeError("redis-cli --pipe failed")
 
 
-def restart(settings: Settings) -> Report:
-    """Killed with its items, a checkpoint (Redis: a rewritten append-only file) and a tenth of the log behind it."""
-    report = Report("always")
-    reason = _missing()
-    if reason:
-        report.notes.append(reason)
-        return report
+def restart(report: Report, settings: Settings) -> None:
+    """Killed with its items, a checkpoint (Redis: a rewritten append-only file) and SETs behind it."""
     count = settings.scaled(5_000_000, 200_000)
 
     def fill(port: int, checkpoint: str) -> None:
@@ -305,13 +302,9 @@ def restart(settings: Settings) -> Report:
 
     figures: dict[str, list[float]] = {}
     with settings.scratch() as folder:
-        (folder / "redis").mkdir()
         sides = {
-            "pykv": ([sys.executable, "-m", "pykv", "serve", str(folder / "store")], "SAVE"),
-            "redis": (
-                ["redis-server", "--dir", str(folder / "redis"), "--save", "", "--appendonly", "yes"],
-                "BGREWRITEAOF",
-            ),
+            "pykv": (_pykv(folder, True), "SAVE"),
+            "redis": (_redis(folder, True), "BGREWRITEAOF"),
         }
         for name, (command, checkpoint) in sides.items():
             progress(name)
@@ -325,13 +318,24 @@ def restart(settings: Settings) -> Report:
     what = f"killed with {count:,} items: from the start to the first answer"
     report.rows.append(Row(what, mine, theirs, Target(0.1, of="figure")))
     report.notes.append(f"the last checkpoint, or rewritten file, {count // 50:,} SETs before the kill")
-    return report
 
 
 BENCHMARKS = [
-    Benchmark("server-durable", "SET over sockets, on disk before the reply, against redis-server", durable),
-    Benchmark("server-memory", "GET and SET over sockets without persistence, against redis-server", memory),
-    Benchmark("server-mixed", "GET over a socket beside clients that write durably", mixed),
-    Benchmark("server-idle", "connections that do nothing: their memory, and others' speed", idle),
-    Benchmark("server-restart", "a server that was killed, until its first answer", restart),
+    _benchmark(
+        "server-durable",
+        "SET over sockets, on disk before the reply, against redis-server",
+        "always",
+        durable,
+    ),
+    _benchmark(
+        "server-memory",
+        "GET and SET over sockets without persistence, against redis-server",
+        "none",
+        memory,
+    ),
+    _benchmark("server-mixed", "GET over a socket beside clients that write durably", "always", mixed),
+    _benchmark(
+        "server-idle", "connections that do nothing: their memory, and others' speed", "none", idle
+    ),
+    _benchmark("server-restart", "a server that was killed, until its first answer", "always", restart),
 ]

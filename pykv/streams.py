@@ -101,11 +101,11 @@ def output(file: Any) -> Iterator[Callable[[bytes], object]]:
         with open(path, "wb") as out:
             yield out.write
         return
-    with _replacement(path, mode) as out:
+    with _replacement(path, mode) as replacement:
 
         def write(data: bytes) -> None:
             with _about(path):
-                out.write(data)
+                replacement.write(data)
 
         yield write
 

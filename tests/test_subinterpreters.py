@@ -23,11 +23,17 @@ def run_in(interpreter, source, **names):
     assert result is None, getattr(result, "formatted", result)
 
 
-@pytest.fixture
-def interpreter(monkeypatch):
+def created():
+    """A new one that finds what the tests find."""
     paths = python_environment()["PYTHONPATH"].split(":")
     new = interpreters.create()
     run_in(new, f"import sys; sys.path[:0] = {paths!r}")
+    return new
+
+
+@pytest.fixture
+def interpreter():
+    new = created()
     yield new
     interpreters.destroy(new)
 
@@ -96,15 +102,12 @@ def test_exceptions_are_each_interpreters_own(interpreter, tmp_path):
 
 
 def test_an_interpreter_that_ends_with_an_open_store(disk):
-    paths = python_environment()["PYTHONPATH"].split(":")
     store = disk.open()
     for i in range(5):
-        other = interpreters.create()
+        other = created()
         run_in(
             other,
-            f"""
-            import sys
-            sys.path[:0] = {paths!r}
+            """
             import pykv
             store = pykv.open(path, sync=sync)
             store[str(number)] = "v"
@@ -127,15 +130,13 @@ def test_an_interpreter_that_ends_with_a_running_server(disk):
 
     if not hasattr(pykv, "serve"):
         pytest.skip("this build has no server")
-    paths, port = python_environment()["PYTHONPATH"].split(":"), free_port()
+    port = free_port()
     store = disk.open()
     for number in range(3):
-        other = interpreters.create()
+        other = created()
         run_in(
             other,
-            f"""
-            import sys
-            sys.path[:0] = {paths!r}
+            """
             import pykv
             store = pykv.open(path, sync=sync)
             server = pykv.serve(store, port=port)

@@ -554,10 +554,11 @@ static int timeout_ms(const kv_loop *loop, uint64_t next_ns) {
  * or the committer, pays for it, too.  So where the gaps have been short of late the loop looks again and again, for no
  * longer than SPIN_NS, and lets others run in between.  A loop that is seldom asked never does, nor one that would take
  * a processor from those that it waits for. */
-static int spin(kv_loop *loop, struct epoll_event *events) {
-    uint64_t end_ns = loop->polled_ns + SPIN_NS;
+static int spin(kv_loop *loop, struct epoll_event *events, uint64_t end_ns) {
     int count = 0;
-    while (loop->may_spin && loop->gap_ns < SPIN_NS && count == 0 && !atomic_load(&loop->rung) && kv_now_ns() < end_ns) {
+    if (!loop->may_spin || loop->gap_ns >= SPIN_NS)
+        return 0;
+    while (count == 0 && !atomic_load(&loop->rung) && kv_now_ns() < end_ns) {
         sched_yield();
         count = epoll_wait(loop->epoll_fd, events, EVENTS_MAX, 0);
     }
@@ -569,15 +570,15 @@ static int poll_events(kv_loop *loop, struct epoll_event *events, uint64_t next_
     int timeout = loop->again != NULL || loop->later != NULL ? 0 : timeout_ms(loop, next_ns);
     int count = epoll_wait(loop->epoll_fd, events, EVENTS_MAX, 0);
     if (timeout != 0 && count == 0) {
-        loop->polled_ns = kv_now_ns();
-        count = spin(loop, events);
+        uint64_t start_ns = kv_now_ns();
+        count = spin(loop, events, start_ns + SPIN_NS);
         if (count == 0) {
             atomic_store(&loop->sleeps, true);
             if (!atomic_load(&loop->rung))
                 count = epoll_wait(loop->epoll_fd, events, EVENTS_MAX, timeout);
             atomic_store_explicit(&loop->sleeps, false, memory_order_relaxed);
         }
-        loop->gap_ns = (3 * loop->gap_ns + earlier(kv_now_ns() - loop->polled_ns, 8 * SPIN_NS)) / 4;
+        loop->gap_ns = (3 * loop->gap_ns + earlier(kv_now_ns() - start_ns, 8 * SPIN_NS)) / 4;
     }
     atomic_store(&loop->rung, false); /* before we look at what it is about */
     return count > 0 ? count : 0;

@@ -57,6 +57,7 @@ struct kv_loop {
     unsigned index;
     pthread_t thread;
     bool started;
+    bool may_spin; /* there are more processors than loops */
     int epoll_fd, wake_fd;
 
     /* of its thread */
@@ -65,8 +66,7 @@ struct kv_loop {
     uint8_t *buffer; /* KV_READ_SIZE bytes */
     kv_resp_parser parser;
     uint64_t now_ns;
-    bool may_spin;
-    uint64_t polled_ns, gap_ns; /* when it last had nothing to do; how long that lasts of late */
+    uint64_t gap_ns; /* how long it has nothing to do, of late */
     kv_wait *waits, *last_wait, *spare_wait;
     kv_hold *spare_holds;
     kv_conn *again;      /* have more to read or to run */
