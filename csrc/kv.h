@@ -236,8 +236,10 @@ kv_status kv_get_expiry(kv_db *db, kv_bytes key, unsigned flags, uint64_t *expir
 /* The wall clock that the store goes by, in ms since 1970; the system's when it is closed. */
 uint64_t kv_clock_ms(kv_db *db);
 
-/* Number of visible keys that have not expired.  Does not wait for the disk. */
-kv_status kv_count(kv_db *db, uint64_t *count, kv_error *err) KV_MUST_CHECK;
+/* Number of visible keys that have not expired.  Does not wait for a sync.  Soon after an open it may have to read those parts of
+ * the checkpoint that the log has changed since, and while expired keys wait to be swept away it looks at all shards: with
+ * KV_NOWAIT it answers KV_BUSY instead. */
+kv_status kv_count(kv_db *db, unsigned flags, uint64_t *count, kv_error *err) KV_MUST_CHECK;
 
 /* ---- Writing ------------------------------------------------------------------------------ */
 /* flags: KV_NOWAIT (only a memory-only store can do without waiting), KV_SYNC. */

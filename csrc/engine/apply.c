@@ -20,6 +20,7 @@ typedef struct batch {
 
 struct kv_applier {
     kv_table *table;
+    kv_tail *tail; /* NULL: every shard is loaded when a record concerns it */
     batch own;
     /* A ring with one writer and one reader.  `pushed`: release by the caller, acquire by the helper, who
      * then reads the batches before it.  `applied`: the other way round. */
@@ -34,23 +35,9 @@ struct kv_applier {
 
 /* ---- Applying ---------------------------------------------------------------------------------- */
 
-/* The shard that owns the hash, in memory.  It belongs to this thread alone. */
-static kv_status loaded_shard(kv_table *table, uint64_t hash, kv_shard **shard, kv_error *err) {
-    *shard = kv_table_shard(table, hash);
-    if (kv_shard_is_loaded(*shard))
-        return KV_OK;
-    kv_status status = kv_table_lock_loaded(table, hash, false, shard, err);
-    if (status == KV_OK)
-        kv_shard_unlock(*shard);
-    return status;
-}
-
-static kv_status apply_put(kv_table *table, uint64_t hash, const kv_record *r, kv_error *err) {
+static kv_status apply_put(kv_table *table, kv_shard *shard, uint64_t hash, const kv_record *r,
+                           kv_error *err) {
     kv_place place;
-    kv_shard *shard;
-    kv_status loaded = loaded_shard(table, hash, &shard, err);
-    if (loaded < 0)
-        return loaded;
     kv_entry *new = kv_entry_create_expiring(table->entries, hash, r->key, r->value, r->expiry);
     if (new == NULL)
         return kv_fail_nomem(err, kv_entry_block_size(r->key.size, r->value.size, r->expiry));
@@ -75,12 +62,9 @@ static kv_status apply_put(kv_table *table, uint64_t hash, const kv_record *r, k
 }
 
 /* A delete, or another expiry. */
-static kv_status apply_change(kv_table *table, uint64_t hash, const kv_record *r, kv_error *err) {
+static kv_status apply_change(kv_table *table, kv_shard *shard, uint64_t hash, const kv_record *r,
+                              kv_error *err) {
     kv_place place;
-    kv_shard *shard;
-    kv_status status = loaded_shard(table, hash, &shard, err);
-    if (status < 0)
-        return status;
     kv_entry *old = kv_shard_find(shard, hash, r->key, &place);
     if (old == NULL)
         return KV_OK;
@@ -97,7 +81,24 @@ static kv_status apply_change(kv_table *table, uint64_t hash, const kv_record *r
     return KV_OK;
 }
 
-static kv_status apply_batch(kv_table *table, batch *b, kv_error *err) {
+/* The shard belongs to this thread alone, as its half of the hashes does. */
+static kv_status apply_record(kv_applier *a, uint64_t hash, const kv_record *r, kv_error *err) {
+    kv_table *table = a->table;
+    kv_shard *shard = kv_table_shard(table, hash);
+    if (!kv_shard_is_loaded(shard)) {
+        if (a->tail != NULL && !kv_tail_is_full(a->tail, hash))
+            return kv_tail_add(a->tail, table, shard, hash, r, err);
+        kv_status status = kv_table_lock_loaded(table, hash, false, &shard, err);
+        if (status < 0)
+            return status;
+        kv_shard_unlock(shard);
+    }
+    return r->kind == KV_RECORD_PUT ? apply_put(table, shard, hash, r, err)
+                                    : apply_change(table, shard, hash, r, err);
+}
+
+static kv_status apply_batch(kv_applier *a, batch *b, kv_error *err) {
+    kv_table *table = a->table;
     kv_status status = KV_OK;
     for (unsigned start = 0; start < b->count && status == KV_OK; start += WINDOW) {
         unsigned end = start + WINDOW < b->count ? start + WINDOW : b->count;
@@ -105,18 +106,15 @@ static kv_status apply_batch(kv_table *table, batch *b, kv_error *err) {
             kv_shard_prefetch_bucket(kv_table_shard(table, b->hashes[i]), b->hashes[i]);
         for (unsigned i = start; i < end; i++)
             kv_shard_prefetch_entry(kv_table_shard(table, b->hashes[i]), b->hashes[i]);
-        for (unsigned i = start; i < end && status == KV_OK; i++) {
-            if (b->records[i].kind == KV_RECORD_PUT)
-                status = apply_put(table, b->hashes[i], &b->records[i], err);
-            else
-                status = apply_change(table, b->hashes[i], &b->records[i], err);
-        }
+        for (unsigned i = start; i < end && status == KV_OK; i++)
+            status = apply_record(a, b->hashes[i], &b->records[i], err);
     }
     b->count = 0;
     return status;
 }
 
-static kv_status apply_clear(kv_table *table, kv_error *err) {
+static kv_status apply_clear(kv_applier *a, kv_error *err) {
+    kv_table *table = a->table;
     for (uint64_t hash = 0;;) {
         kv_shard *shard = kv_table_shard(table, hash);
         kv_array empty = kv_array_create(table, 0);
@@ -130,9 +128,12 @@ static kv_status apply_clear(kv_table *table, kv_error *err) {
         shard->data_bytes = 0;
         shard->expiring = 0;
         if (kv_shard_range_last(shard) == UINT64_MAX)
-            return KV_OK;
+            break;
         hash = kv_shard_range_last(shard) + 1;
     }
+    if (a->tail != NULL)
+        kv_tail_drop(a->tail, table);
+    return KV_OK;
 }
 
 /* ---- The helper --------------------------------------------------------------------------------- */
@@ -164,7 +165,7 @@ static void *helper_main(void *arg) {
             continue;
         }
         if (!atomic_load_explicit(&a->failed, memory_order_relaxed) &&
-            apply_batch(a->table, &a->ring[applied % RING], &a->error) < 0)
+            apply_batch(a, &a->ring[applied % RING], &a->error) < 0)
             atomic_store_explicit(&a->failed, true, memory_order_release);
         a->ring[applied % RING].count = 0;
         advance(&a->applied);
@@ -182,11 +183,13 @@ static bool helper_start(kv_applier *a) {
 
 /* ---- The caller's side --------------------------------------------------------------------------- */
 
-kv_status kv_applier_create(kv_table *table, bool helped, kv_applier **out, kv_error *err) {
+kv_status kv_applier_create(kv_table *table, kv_tail *tail, bool helped, kv_applier **out,
+                            kv_error *err) {
     kv_applier *a = kv_mem_alloc_zero(sizeof *a);
     if (a == NULL)
         return kv_fail_nomem(err, sizeof *a);
     a->table = table;
+    a->tail = tail;
     a->helped = helped && helper_start(a);
     *out = a;
     return KV_OK;
@@ -234,7 +237,7 @@ static void push(kv_applier *a) {
 kv_status kv_applier_add(kv_applier *a, const kv_record *record, kv_error *err) {
     if (record->kind == KV_RECORD_CLEAR) {
         kv_status status = kv_applier_finish(a, err);
-        return status == KV_OK ? apply_clear(a->table, err) : status;
+        return status == KV_OK ? apply_clear(a, err) : status;
     }
     uint64_t hash = kv_table_hash(a->table, record->key);
     kv_table_prefetch_shard(a->table, hash);
@@ -245,7 +248,7 @@ kv_status kv_applier_add(kv_applier *a, const kv_record *record, kv_error *err) 
     if (++b->count < BATCH)
         return KV_OK;
     if (own)
-        return apply_batch(a->table, b, err);
+        return apply_batch(a, b, err);
     push(a);
     return KV_OK;
 }
@@ -257,7 +260,7 @@ uint64_t kv_applier_mark(kv_applier *a) {
 }
 
 kv_status kv_applier_wait(kv_applier *a, uint64_t mark, kv_error *err) {
-    kv_status status = apply_batch(a->table, &a->own, err);
+    kv_status status = apply_batch(a, &a->own, err);
     while (status == KV_OK) {
         uint32_t applied = atomic_load_explicit(&a->applied, memory_order_acquire);
         if ((int32_t)((uint32_t)mark - applied) <= 0)

@@ -1,6 +1,6 @@
-/* apply.h - the records of a log into an empty table, by two threads.
+/* apply.h - the records of a log into a table, by two threads.
  *
- * Layer: engine (above table.h, format.h).  The caller's thread reads, checks and hashes; it applies the
+ * Layer: engine (above tail.h).  The caller's thread reads, checks and hashes; it applies the
  * records of the lower half of the hashes itself and leaves those of the upper half to a helper.  A key's
  * records all go one way, so their order is kept.  Each thread has shards and stripes of the pool for itself
  * (kv_hash_stripe), so neither takes a lock but for a split's place in the directory.
@@ -10,14 +10,14 @@
 #ifndef KV_ENGINE_APPLY_H
 #define KV_ENGINE_APPLY_H
 
-#include "format.h"
-#include "table.h"
+#include "tail.h"
 
 typedef struct kv_applier kv_applier;
 
-/* With `helped` false, or when no thread can be had, the caller's thread does it all. */
-kv_status kv_applier_create(kv_table *table, bool helped, kv_applier **applier, kv_error *err)
-    KV_MUST_CHECK;
+/* What concerns shards that are not loaded goes to the tail; NULL: they are loaded.  With `helped` false, or when no thread
+ * can be had, the caller's thread does it all. */
+kv_status kv_applier_create(kv_table *table, kv_tail *tail, bool helped, kv_applier **applier,
+                            kv_error *err) KV_MUST_CHECK;
 void kv_applier_destroy(kv_applier *applier); /* NULL is allowed; what was not applied is dropped */
 
 /* Borrows the record's bytes until kv_applier_passed says so. */

@@ -424,12 +424,12 @@ kv_status kv_salvage(const char *path, kv_db *into, const kv_check_options *opti
     if (summary == NULL)
         summary = &local;
     *summary = (kv_check_summary){0};
-    kv_status status = kv_count(into, &count, err);
+    kv_status status = kv_count(into, 0, &count, err);
     if (status == KV_OK && count != 0)
         status = kv_fail(err, KV_ERR_INVALID, "what is whole goes into an empty store only");
     if (status == KV_OK)
         status = run(path, into, options, summary, err);
     if (status == KV_OK)
         status = kv_make_durable(into, err);
-    return status == KV_OK ? kv_count(into, &summary->items, err) : status;
+    return status == KV_OK ? kv_count(into, 0, &summary->items, err) : status;
 }

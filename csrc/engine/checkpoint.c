@@ -200,7 +200,7 @@ static kv_status fill(const kv_checkpoint_file *c, kv_table *table, uint32_t num
     return KV_OK;
 }
 
-static kv_status load(void *arg, kv_table *table, uint32_t number, kv_array *array,
+static kv_status load(void *arg, kv_table *table, uint32_t number, kv_shard *draft,
                       kv_error *err) {
     const kv_checkpoint_file *c = arg;
     const uint8_t *expected = c->index + number * KV_BLOCK_HEADER_SIZE;
@@ -211,8 +211,8 @@ static kv_status load(void *arg, kv_table *table, uint32_t number, kv_array *arr
     size_t size = KV_BLOCK_HEADER_SIZE + (size_t)h.payload_size;
     uint64_t offset = c->offsets[number];
     uint8_t *bytes = kv_mem_alloc(size);
-    *array = kv_array_create_for(table, h.depth, h.count);
-    kv_status status = bytes == NULL || *array == 0 ? kv_fail_nomem(err, size) : KV_OK;
+    kv_array array = kv_array_create_for(table, h.depth, h.count);
+    kv_status status = bytes == NULL || array == 0 ? kv_fail_nomem(err, size) : KV_OK;
     if (status == KV_OK)
         status = read_all(c, bytes, size, offset, err);
     if (status == KV_OK && memcmp(bytes, expected, KV_BLOCK_HEADER_SIZE) != 0)
@@ -224,11 +224,11 @@ static kv_status load(void *arg, kv_table *table, uint32_t number, kv_array *arr
                                  "the checksum of a block with %" PRIu32 " keys does not fit",
                                  h.count);
     if (status == KV_OK)
-        status = fill(c, table, number, &h, bytes + KV_BLOCK_HEADER_SIZE, *array, err);
-    if (status < 0) {
-        kv_array_release(table, *array);
-        *array = 0;
-    }
+        status = fill(c, table, number, &h, bytes + KV_BLOCK_HEADER_SIZE, array, err);
+    if (status < 0)
+        kv_array_release(table, array);
+    else
+        atomic_store_explicit(&draft->array, array, memory_order_relaxed);
     kv_mem_free(bytes);
     return status;
 }

@@ -241,10 +241,11 @@ void kv_store_remove_files(kv_dir *dir) {
 
 /* ---- Opening ---------------------------------------------------------------------------------------- */
 
-/* One walk over the table that was read: how many entries there are, the earliest expiry, and what counts
- * against max_memory. */
+/* One walk over the table that was read: how many entries there are (table.found is what is found later), the earliest
+ * expiry, and what counts against max_memory. */
 static uint64_t look_at_shards(kv_store *store) {
-    uint64_t entries = 0, charged = 0, next_expiry = KV_NO_EXPIRY;
+    uint64_t entries = 0, charged = 0;
+    uint64_t next_expiry = store->tail != NULL ? kv_tail_next_expiry(store->tail) : KV_NO_EXPIRY;
     for (uint64_t hash = 0;;) {
         const kv_shard *shard = kv_table_shard(&store->table, hash);
         entries += shard->count;
@@ -257,6 +258,7 @@ static uint64_t look_at_shards(kv_store *store) {
     }
     atomic_store(&store->next_expiry, next_expiry);
     atomic_store(&store->charged, charged);
+    atomic_store(&store->table.found, 0);
     return entries;
 }
 
@@ -303,7 +305,25 @@ static kv_status start_table(kv_store *store, const contents *contents, kv_error
     store->checkpoint_lsn = store->checkpoint->header.lsn;
     store->checkpoint_bytes = store->checkpoint->file_size;
     /* Now, while nothing has been changed yet: a damaged block refuses the open. */
-    return store->options.preload ? kv_store_load_all(store, NULL, NULL, NULL, err) : KV_OK;
+    return store->options.preload ? kv_store_load_all(store, NULL, NULL, NULL, err)
+                                  : kv_tail_create(&store->table, &store->tail, err);
+}
+
+/* The table as the log leaves it; what concerns shards that are not loaded may wait in the tail. */
+static kv_status recover(kv_store *store, const contents *contents, uint64_t sequence,
+                         kv_recovered *recovered, kv_error *err) {
+    kv_pool_set_exclusive(store->table.entries, true);
+    kv_status status = kv_recover(&store->dir, store->who.store_id, sequence,
+                                  contents->segment_max, store->checkpoint_lsn, &store->table,
+                                  store->tail, store->options.read_only, recovered,
+                                  &store->recovery, err);
+    kv_pool_set_exclusive(store->table.entries, false);
+    if (status == KV_OK && store->tail != NULL)
+        atomic_store(&store->tail_waits, !kv_tail_is_empty(store->tail));
+    /* What counts against a bound must be known. */
+    if (status == KV_OK && kv_store_is_bounded(store))
+        status = kv_store_catch_up(store, err);
+    return status;
 }
 
 /* Everything behind the lock. */
@@ -323,13 +343,8 @@ static kv_status open_signed(kv_store *store, const contents *contents, kv_error
     status = start_table(store, contents, err);
     if (status < 0)
         goto out;
-    if (contents->store_file) {
-        kv_pool_set_exclusive(store->table.entries, true);
-        status = kv_recover(&store->dir, store->who.store_id, sequence, contents->segment_max,
-                            store->checkpoint_lsn, &store->table, store->options.read_only,
-                            &recovered, &store->recovery, err);
-        kv_pool_set_exclusive(store->table.entries, false);
-    }
+    if (contents->store_file)
+        status = recover(store, contents, sequence, &recovered, err);
     if (status == KV_OK && store->options.read_only) {
         store->memory_entries = look_at_shards(store);
     } else if (status == KV_OK) {
@@ -343,6 +358,8 @@ out:
     if (status < 0) {
         kv_store_end(store);
         kv_table_fini(&store->table);
+        kv_tail_destroy(store->tail);
+        store->tail = NULL;
         kv_checkpoint_destroy(store->checkpoint);
         store->checkpoint = NULL;
     }
@@ -414,6 +431,7 @@ kv_status kv_store_close(kv_store *store, kv_error *err) {
     kv_store_end(store);
     kv_log_destroy(store->log);
     kv_table_fini(&store->table);
+    kv_tail_destroy(store->tail);
     kv_checkpoint_destroy(store->checkpoint);
     if (store->dir.fd >= 0) {
         unsign_lock(store, &nobody);

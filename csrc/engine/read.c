@@ -165,22 +165,32 @@ uint64_t kv_clock_ms(kv_db *db) {
     return kv_os_clock_ms(os);
 }
 
-kv_status kv_count(kv_db *db, uint64_t *count, kv_error *err) {
+/* Keys that are there, expired ones included, at the handle's moment. */
+static uint64_t count_entries(kv_db *db) {
+    kv_store *store = db->store;
+    uint64_t entries = db->deferred != NULL ? kv_deferred_count(db)
+                       : store->log != NULL ? kv_log_entries(store->log)
+                                            : atomic_load_explicit(&store->memory_entries,
+                                                                   memory_order_relaxed);
+    return entries + (uint64_t)atomic_load_explicit(&store->table.found, memory_order_relaxed);
+}
+
+kv_status kv_count(kv_db *db, unsigned flags, uint64_t *count, kv_error *err) {
     kv_status status = kv_db_enter(db, err);
     if (status < 0)
         return status;
     kv_store *store = db->store;
+    bool nowait = (flags & KV_NOWAIT) != 0;
     /* First this: when a sweep has raised it, the keys that it removed are counted out already. */
-    uint64_t next_expiry = atomic_load(&store->next_expiry), now_ms;
-    if (next_expiry != KV_NO_EXPIRY && next_expiry <= (now_ms = kv_store_now(store)))
+    uint64_t next_expiry = atomic_load(&store->next_expiry), now_ms = 0;
+    bool look = next_expiry != KV_NO_EXPIRY && next_expiry <= (now_ms = kv_store_now(store));
+    if (nowait && (look || atomic_load(&store->tail_waits)))
+        status = KV_BUSY;
+    else if (look)
         status = kv_store_count_alive(store, db->deferred != NULL ? UINT64_MAX : kv_store_visible(store),
                                       now_ms, count, err);
-    else if (db->deferred != NULL)
-        *count = kv_deferred_count(db);
-    else
-        *count = store->log != NULL
-                     ? kv_log_entries(store->log)
-                     : atomic_load_explicit(&store->memory_entries, memory_order_relaxed);
+    else if ((status = kv_store_catch_up(store, err)) == KV_OK)
+        *count = count_entries(db);
     if (db->deferred != NULL)
         kv_deferred_note_newest(db);
     kv_db_leave(db);

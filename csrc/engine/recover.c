@@ -369,7 +369,7 @@ static kv_status check_start(const reader *r, uint64_t lsn, kv_error *err) {
 }
 
 kv_status kv_recover(const kv_dir *dir, const uint8_t store_id[16], uint64_t sequence,
-                     uint64_t last, uint64_t lsn, kv_table *table, bool read_only,
+                     uint64_t last, uint64_t lsn, kv_table *table, kv_tail *tail, bool read_only,
                      kv_recovered *recovered, kv_recovery *info, kv_error *err) {
     uint64_t started_ns = kv_now_ns();
     /* A checkpoint was made when everything below its LSN was on disk. */
@@ -381,8 +381,8 @@ kv_status kv_recover(const kv_dir *dir, const uint8_t store_id[16], uint64_t seq
     /* There must be all up to the last: one that is missing is noticed when it is opened. */
     kv_status status = kv_segment_open(&segment, dir, sequence, store_id, !read_only, err);
     if (status == KV_OK)
-        status = kv_applier_create(table, last >= sequence + HELPED_SEGMENTS_MIN - 1, &r.applier,
-                                   err);
+        status = kv_applier_create(table, tail, last >= sequence + HELPED_SEGMENTS_MIN - 1,
+                                   &r.applier, err);
     if (status < 0)
         goto out;
     reader_begin(&r, &segment);

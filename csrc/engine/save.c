@@ -373,7 +373,27 @@ kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progre
             break;
         hash = last + 1;
     }
+    if (result == KV_OK)
+        atomic_store_explicit(&store->tail_waits, false, memory_order_release);
     return result;
+}
+
+kv_status kv_store_catch_up_slow(kv_store *store, kv_error *err) {
+    for (uint64_t hash = 0;;) {
+        kv_shard *shard = kv_table_lock(&store->table, hash);
+        if (!kv_shard_is_loaded(shard) && kv_tail_concerns(store->tail, shard)) {
+            kv_status status = kv_table_load_locked(&store->table, hash, &shard, err);
+            if (status < 0)
+                return status;
+        }
+        uint64_t last = kv_shard_range_last(shard);
+        kv_shard_unlock(shard);
+        if (last == UINT64_MAX)
+            break;
+        hash = last + 1;
+    }
+    atomic_store_explicit(&store->tail_waits, false, memory_order_release);
+    return KV_OK;
 }
 
 kv_status kv_load_all(kv_db *db, kv_progress progress, void *arg, kv_error *err) {

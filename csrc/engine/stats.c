@@ -61,6 +61,9 @@ static kv_status count_in_shard(kv_store *store, kv_shard *shard, uint64_t lsn, 
 kv_status kv_store_count_alive(kv_store *store, uint64_t lsn, uint64_t now_ms, uint64_t *count,
                                kv_error *err) {
     kv_table *table = &store->table;
+    kv_status caught_up = kv_store_catch_up(store, err);
+    if (caught_up < 0)
+        return caught_up;
     *count = 0;
     for (uint64_t hash = 0;;) {
         kv_status status = KV_OK;
@@ -89,6 +92,11 @@ kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) {
     if (status < 0)
         return status;
     kv_store *store = db->store;
+    status = kv_store_catch_up(store, err);
+    if (status < 0 && status != KV_ERR_CORRUPT) {
+        kv_db_leave(db);
+        return status;
+    }
     kv_totals t = kv_store_sum(store);
     *stats = (kv_stats){
         .data_bytes = t.data_bytes,
@@ -131,8 +139,8 @@ kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) {
     } else {
         stats->lsn = stats->visible_lsn = stats->commits = atomic_load(&store->memory_lsn);
     }
-    status = kv_count(db, &stats->entries, err);
-    if (status == KV_ERR_CORRUPT) { /* what has expired in a damaged block cannot be told: it counts */
+    status = kv_count(db, 0, &stats->entries, err);
+    if (status == KV_ERR_CORRUPT) { /* what has changed or expired in a damaged block cannot be told */
         stats->entries = t.entries;
         status = KV_OK;
     }

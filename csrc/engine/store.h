@@ -27,6 +27,7 @@
 
 #include "checkpoint.h"
 #include "log.h"
+#include "tail.h"
 #include "undo.h"
 
 #define KV_NO_SNAPSHOT UINT64_MAX
@@ -55,6 +56,7 @@ typedef struct kv_store {
     kv_recovery recovery;
     bool evicts;               /* KV_FULL_EVICT, and there is a bound */
     kv_checkpoint_file *checkpoint; /* that the shards are loaded from; NULL: there is none */
+    kv_tail *tail;                  /* likewise; dropped by the worker when all are loaded */
 
     /* guarded by the registry's mutex */
     struct kv_store *next;
@@ -87,6 +89,8 @@ typedef struct kv_store {
     _Atomic uint64_t evict_hash;  /* where eviction goes on.  Relaxed: a hint */
     _Atomic uint64_t expired, evicted, checkpoints, checkpoint_failures; /* statistics: relaxed */
     kv_worker worker;
+    _Atomic bool tail_waits; /* some shards' counts are still those of the checkpoint.  Release by who has loaded them,
+                                acquire by who counts */
     _Atomic uint32_t saving; /* 1: somebody makes a checkpoint or a backup; a futex */
 
     kv_mutex snapshots_mutex;
@@ -203,6 +207,13 @@ bool kv_store_checkpoint_is_due(kv_store *store, bool closing);
 /* Reads every shard that is not in memory yet.  `*stop` (may be NULL): give up. */
 kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progress progress,
                             void *arg, kv_error *err) KV_MUST_CHECK;
+/* Reads those that the log's tail concerns: then all shards' counts are right, and so is table.found. */
+kv_status kv_store_catch_up_slow(kv_store *store, kv_error *err) KV_MUST_CHECK;
+static inline kv_status kv_store_catch_up(kv_store *store, kv_error *err) {
+    return atomic_load_explicit(&store->tail_waits, memory_order_acquire)
+               ? kv_store_catch_up_slow(store, err)
+               : KV_OK;
+}
 
 /* stats.c */
 typedef struct kv_totals {

@@ -418,22 +418,34 @@ nomem:
     return kv_fail_nomem(err, count * sizeof(kv_shard));
 }
 
+static void copy_counts(kv_shard *to, const kv_shard *from) {
+    to->count = from->count;
+    to->data_bytes = from->data_bytes;
+    to->expiring = from->expiring;
+    to->next_expiry = from->next_expiry;
+}
+
 kv_status kv_table_load_locked(kv_table *table, uint64_t hash, kv_shard **shard, kv_error *err) {
     /* The block is the shard's own until it is loaded, and it cannot split before: so what is built here
      * without the lock is what belongs there. */
-    kv_shard *s = *shard;
-    kv_array array = 0;
+    kv_shard *s = *shard, draft;
     uint32_t block = s->block;
+    shard_init(&draft, s->range_start, s->depth, 0);
+    copy_counts(&draft, s);
     atomic_fetch_add(&table->loading, 1);
     kv_shard_unlock(s);
-    kv_status status = table->loader(table->loader_arg, table, block, &array, err);
+    kv_status status = table->loader(table->loader_arg, table, block, &draft, err);
     atomic_fetch_sub(&table->loading, 1);
     if (status < 0)
         return status;
     kv_mutex_lock(&s->mutex, KV_RANK_SHARD);
     bool first = !kv_shard_is_loaded(s);
-    if (first)
-        atomic_store_explicit(&s->array, array, memory_order_relaxed);
+    if (first) {
+        atomic_fetch_add_explicit(&table->found, (int64_t)draft.count - (int64_t)s->count,
+                                  memory_order_relaxed);
+        copy_counts(s, &draft);
+        atomic_store_explicit(&s->array, kv_shard_array(&draft), memory_order_relaxed);
+    }
     if (kv_shard_owns(s, hash)) {
         *shard = s;
     } else { /* somebody else loaded it, and then it split */
@@ -445,7 +457,7 @@ kv_status kv_table_load_locked(kv_table *table, uint64_t hash, kv_shard **shard,
         return KV_OK;
     }
     /* Freeing a few hundred entries under the lock: rare, and only at the beginning. */
-    kv_array_release(table, array);
+    kv_array_release(table, kv_shard_array(&draft));
     return KV_OK;
 }
 

@@ -89,7 +89,7 @@ static_assert(offsetof(kv_shard, undo_oldest_lsn) == 64, "a lookup touches one l
 static_assert(offsetof(kv_shard, upper_bytes) == 128, "a write mostly touches no third one");
 
 /* A shard that is not in memory yet has no bucket array (the word is 0); count, data_bytes, expiring and
- * next_expiry are right all the same.  It has never been changed since the checkpoint, so it has no undo.  Loading
+ * next_expiry are those of the checkpoint.  Nobody has changed it since it was opened, so it has no undo.  Loading
  * builds the array without a lock, and puts it in under the shard's: whoever comes second throws his away. */
 static inline bool kv_shard_is_loaded(const kv_shard *shard) {
     return atomic_load_explicit(&shard->array, memory_order_relaxed) != 0;
@@ -106,9 +106,11 @@ typedef struct kv_shard_origin {
 } kv_shard_origin;
 
 struct kv_table;
-/* Reads shard number `block` and builds its array.  May be called by several threads at once. */
+/* Builds what shard number `block` has, in a draft of it that nobody else sees: with its range and the counts of its
+ * origin, and no array.  On success the array is the caller's, and the counts fit it.  May be called by several threads at
+ * once. */
 typedef kv_status (*kv_shard_loader)(void *arg, struct kv_table *table, uint32_t block,
-                                     kv_array *array, kv_error *err);
+                                     kv_shard *draft, kv_error *err);
 
 typedef struct kv_directory {
     struct kv_directory *older; /* kept until the table ends */
@@ -130,6 +132,8 @@ typedef struct kv_table {
     _Atomic uint64_t unloaded; /* shards.  Release by who loads the last one, acquire by who asks */
     _Atomic uint64_t loading;  /* calls of the loader; raised under the lock of a shard that is not loaded, so
                                   when both are 0 there will never be one again.  seq_cst */
+    _Atomic int64_t found; /* entries that loading has found beyond what the origins told.  Relaxed, changed
+                              under the lock of the shard */
 } kv_table;
 
 /* Where an entry stands in a locked shard. */

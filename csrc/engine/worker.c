@@ -124,6 +124,8 @@ static kv_status sweep_shard(sweep *s, uint64_t hash, uint64_t *last) {
 
 static kv_status sweep_all(kv_store *store) {
     sweep s = {.store = store, .now_ms = kv_store_now(store), .next_expiry = KV_NO_EXPIRY};
+    if (atomic_load(&store->tail_waits)) /* what waits there is not seen by a look at the shards */
+        s.next_expiry = kv_tail_next_expiry(store->tail);
     kv_status status = KV_OK;
     atomic_store(&store->sweep_expiry, KV_NO_EXPIRY);
     for (uint64_t hash = 0, last = 0;;) {
@@ -170,6 +172,14 @@ static void load(kv_store *store) {
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
 }
 
+/* When all shards are loaded.  `*tail`: set to NULL once it is done. */
+static void drop_tail(kv_store *store, kv_tail **tail) {
+    if (*tail == NULL || !kv_table_loader_is_done(&store->table))
+        return;
+    kv_tail_drop(*tail, &store->table);
+    *tail = NULL;
+}
+
 /* Whoever wakes us goes on, and is not preempted by us when no other processor is idle. */
 static void let_others_go_first(void) {
 #ifdef SCHED_BATCH
@@ -207,6 +217,7 @@ static void rest(kv_store *store, uint32_t word, uint64_t wait_ns, bool growing)
 static void *worker_main(void *arg) {
     kv_store *store = arg;
     kv_worker *w = &store->worker;
+    kv_tail *tail = store->tail;
     uint64_t retry_ns = 0, swept_ns = 0;
     let_others_go_first();
     load(store);
@@ -215,6 +226,7 @@ static void *worker_main(void *arg) {
         uint32_t word = atomic_load(&w->word);
         if (atomic_load(&w->stopping))
             return NULL;
+        drop_tail(store, &tail);
         bool growing = touch_ahead(store);
         uint64_t now_ns = kv_now_ns(), wait_ns = KV_FUTEX_FOREVER;
         if (kv_store_checkpoint_is_due(store, false)) {

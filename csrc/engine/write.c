@@ -355,7 +355,7 @@ static kv_status any_entry(kv_store *store, kv_entry **found, kv_error *err) {
     chooser c = {.now_ms = kv_store_now(store)};
     for (;;) {
         kv_shard *shard = kv_table_lock(&store->table, hash);
-        if (shard->count > 0 && !kv_shard_is_loaded(shard)) {
+        if (!kv_shard_is_loaded(shard)) {
             kv_status status = kv_table_load_locked(&store->table, hash, &shard, err);
             if (status < 0)
                 return status;

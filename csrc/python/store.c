@@ -492,7 +492,7 @@ static Py_ssize_t store_length(PyObject *op) {
     uint64_t count;
     kv_error err;
     kv_status status;
-    KVPY_CALL_SHORT(status = kv_count(db, &count, &err));
+    KVPY_CALL(status, true, 0u, kv_count(db, flags, &count, &err));
     if (status < 0) {
         kvpy_raise(self->state, status, &err);
         return -1;
@@ -524,20 +524,23 @@ static PyObject *store_repr(PyObject *op) {
         return NULL;
     PyObject *repr;
     uint64_t count = 0;
+    char keys[32] = "? keys"; /* it cannot be told: a part of the checkpoint is damaged, say */
     kv_db *db = kvpy_store_handle(self);
-    bool closed = db == NULL || kv_is_closed(db);
-    if (!closed)
-        KVPY_CALL_SHORT(closed = kv_count(db, &count, NULL) < 0);
+    kv_status status = KV_ERR_CLOSED;
+    if (db != NULL)
+        KVPY_CALL(status, true, 0u, kv_count(db, flags, &count, NULL));
+    bool closed = status == KV_ERR_CLOSED || status == KV_ERR_FORKED;
+    if (status == KV_OK)
+        snprintf(keys, sizeof keys, "%llu keys", (unsigned long long)count);
     if (db == NULL || (closed && self->path == Py_None))
         repr = PyUnicode_FromFormat("<%U closed>", name);
     else if (closed)
         repr = PyUnicode_FromFormat("<%U %R closed>", name, self->path);
     else if (self->path == Py_None)
-        repr = PyUnicode_FromFormat("<%U in memory, %llu keys>", name, (unsigned long long)count);
+        repr = PyUnicode_FromFormat("<%U in memory, %s>", name, keys);
     else
-        repr = PyUnicode_FromFormat("<%U %R sync=%s, %llu keys>", name, self->path,
-                                    sync_names[kv_sync_mode(db)],
-                                    (unsigned long long)count);
+        repr = PyUnicode_FromFormat("<%U %R sync=%s, %s>", name, self->path,
+                                    sync_names[kv_sync_mode(db)], keys);
     Py_DECREF(name);
     return repr;
 }

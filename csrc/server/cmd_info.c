@@ -241,7 +241,7 @@ static void add_cluster(info *i) {
 static void add_keyspace(info *i) {
     uint64_t keys = 0;
     kv_error err;
-    if (kv_count(i->c->db, &keys, &err) < 0)
+    if (kv_count(i->c->db, 0, &keys, &err) < 0)
         keys = i->store.entries;
     kv_text_addf(&i->text, "# Keyspace\r\n");
     if (keys > 0)

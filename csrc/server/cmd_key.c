@@ -342,7 +342,7 @@ kv_run kv_cmd_dbsize(kv_client *c, const kv_bytes *argv, size_t argc) {
     (void)argc;
     uint64_t count;
     kv_error err;
-    if (kv_count(c->db, &count, &err) < 0)
+    if (kv_count(c->db, 0, &count, &err) < 0)
         kv_refuse_failure(c, &err);
     else
         kv_reply_integer(&c->reply, (int64_t)count);

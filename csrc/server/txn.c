@@ -314,7 +314,7 @@ kv_status kv_txn_expect(kv_txn *t, kv_bytes key, const void *pin, kv_error *err)
 }
 
 kv_status kv_txn_count(kv_txn *t, uint64_t *count, kv_error *err) {
-    kv_status status = kv_count(t->db, count, err);
+    kv_status status = kv_count(t->db, 0, count, err);
     if (t->is_cleared)
         *count = 0;
     for (size_t i = 0; i < t->count && status >= 0; i++) {

@@ -366,7 +366,7 @@ void forge_examine(memory_os *image, forge_finding *f) {
     for (unsigned i = 0; i < f->count && i < FORGE_PROBLEMS_MAX; i++)
         CHECK_STR(check.problems[i].error.message, f->problems[i].error.message);
     uint64_t items;
-    CHECK_OK(kv_count(f->db, &items, &f->err), &f->err);
+    CHECK_OK(kv_count(f->db, 0, &items, &f->err), &f->err);
     CHECK_EQ(items, f->summary.items);
     CHECK_EQ(check.summary.items, 0);
     check.summary.items = items;
@@ -422,7 +422,7 @@ unsigned forge_judge(const forge *b, kv_db *db) {
             kv_value_release(&value);
         }
     }
-    CHECK_OK(kv_count(db, &items, &err), &err);
+    CHECK_OK(kv_count(db, 0, &items, &err), &err);
     CHECK_EQ(items, count);
     return wrong;
 }

@@ -242,7 +242,7 @@ void model_check(const model *m, kv_db *db) {
 
     kv_snapshot *snapshot;
     uint64_t got;
-    CHECK_OK(kv_count(db, &got, &err), &err);
+    CHECK_OK(kv_count(db, 0, &got, &err), &err);
     CHECK_EQ(got, count);
     CHECK_OK(kv_snapshot_create(db, &snapshot, &err), &err);
     CHECK_EQ(snapshot_digest(snapshot, &got), m->digest);

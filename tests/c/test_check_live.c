@@ -89,8 +89,8 @@ static void check_same(kv_db *a, kv_db *b) {
     size_t count;
     uint64_t in_a, in_b;
     kv_status status;
-    CHECK_OK(kv_count(a, &in_a, &err), &err);
-    CHECK_OK(kv_count(b, &in_b, &err), &err);
+    CHECK_OK(kv_count(a, 0, &in_a, &err), &err);
+    CHECK_OK(kv_count(b, 0, &in_b, &err), &err);
     CHECK_EQ(in_a, in_b);
     CHECK_OK(kv_snapshot_create(a, &snapshot, &err), &err);
     CHECK_OK(kv_cursor_create(snapshot, &cursor, &err), &err);

@@ -166,7 +166,7 @@ static void groups_look(worker *me) {
             CHECK_EQ(walked, counted);
         }
         kv_snapshot_destroy(s);
-        CHECK_OK(kv_count(t->w->db, &counted, &err), &err);
+        CHECK_OK(kv_count(t->w->db, 0, &counted, &err), &err);
     }
 }
 
@@ -367,7 +367,7 @@ static void lazy_run(worker *me) {
                 CHECK_EQ(count, LAZY_KEYS);
                 kv_snapshot_destroy(s);
             }
-            CHECK_OK(kv_count(db, &count, &err), &err);
+            CHECK_OK(kv_count(db, 0, &count, &err), &err);
             CHECK_EQ(count, LAZY_KEYS);
             break;
         case 5:
@@ -457,7 +457,7 @@ static void test_close_during_a_checkpoint(void) {
             CHECK_OK(kv_put(t.w->db, bytes_of(&i, sizeof i), bytes_of("0123456789", i % 10), 0, &err),
                      &err);
         uint64_t count;
-        CHECK_OK(kv_count(t.w->db, &count, &err), &err);
+        CHECK_OK(kv_count(t.w->db, 0, &count, &err), &err);
         CHECK_EQ(count, 3000);
         t.db = t.w->db;
         crew_add(&crew, ending_save, &t);
@@ -473,7 +473,7 @@ static void test_close_during_a_checkpoint(void) {
         CHECK_EQ(memory_os_size(t.w->memory, WORLD_DIR, KV_SEGMENT_RECYCLED), -ENOENT);
         CHECK_EQ(memory_os_size(t.w->memory, WORLD_DIR, KV_SEGMENT_SPARE), -ENOENT);
         world_open(t.w);
-        CHECK_OK(kv_count(t.w->db, &count, &err), &err);
+        CHECK_OK(kv_count(t.w->db, 0, &count, &err), &err);
         CHECK_EQ(count, 3000);
         world_destroy(t.w);
     }
@@ -494,7 +494,7 @@ static void test_due_at_open(void) {
         world_close(w);
         world_open(w);
         uint64_t count;
-        CHECK_OK(kv_count(w->db, &count, &w->err), &w->err);
+        CHECK_OK(kv_count(w->db, 0, &count, &w->err), &w->err);
         CHECK_EQ(count, 500);
         world_destroy(w);
     }

@@ -296,7 +296,7 @@ static void groups_look(worker *me) {
         CHECK_OK(kv_snapshot_count(s, &counted, &err), &err);
         CHECK_EQ(counted, count);
         kv_snapshot_destroy(s);
-        CHECK_OK(kv_count(t->w->db, &count, &err), &err);
+        CHECK_OK(kv_count(t->w->db, 0, &count, &err), &err);
         CHECK(count <= GROUPS * MEMBERS);
         atomic_fetch_add(&t->looks, 1);
     }
@@ -482,7 +482,7 @@ static void growth_test(bool behind_a_clear) {
     crew_join(&writers);
     atomic_store(&t.done, true);
     crew_join(&readers);
-    CHECK_OK(kv_count(t.w->db, &count, &err), &err);
+    CHECK_OK(kv_count(t.w->db, 0, &count, &err), &err);
     CHECK_EQ(count, t.keys);
     model_destroy(then);
     world_destroy(t.w);
@@ -643,7 +643,7 @@ static void test_handles_come_and_go(void) {
     crew_join(&crew);
     world_open(w);
     uint64_t count;
-    CHECK_OK(kv_count(w->db, &count, &w->err), &w->err);
+    CHECK_OK(kv_count(w->db, 0, &count, &w->err), &w->err);
     CHECK_EQ(count, 6);
     world_destroy(w);
 }
@@ -686,7 +686,7 @@ static void check_all_see(kv_db *db, const char *wanted, bool has_b) {
     CHECK_MEM(values.items[0].data, wanted, 3);
     CHECK_EQ(values.items[1].data != NULL, has_b);
     kv_values_release(&values);
-    CHECK_OK(kv_count(db, &count, &err), &err);
+    CHECK_OK(kv_count(db, 0, &count, &err), &err);
     CHECK_EQ(count, has_b ? 2 : 1);
     CHECK_OK(kv_snapshot_create(db, &s, &err), &err);
     check_value_is(kv_snapshot_get(s, A, 0, &value, &err), &value, wanted);
@@ -800,7 +800,7 @@ static void undone(void (*first)(worker *me), void (*second)(gated *t)) {
 static void second_clear(gated *t) {
     uint64_t count;
     kv_status status = kv_clear(t->w->db, 0, &t->second_err);
-    CHECK_OK(kv_count(t->w->db, &count, &t->second_err), &t->second_err);
+    CHECK_OK(kv_count(t->w->db, 0, &count, &t->second_err), &t->second_err);
     CHECK(status == KV_OK ? count == 0 : count == 1);
 }
 

@@ -58,7 +58,7 @@ static uint64_t log_syncs(void) {
 
 static uint64_t count(kv_db *db) {
     uint64_t n;
-    CHECK_OK(kv_count(db, &n, &w->err), &w->err);
+    CHECK_OK(kv_count(db, 0, &n, &w->err), &w->err);
     return n;
 }
 

@@ -286,11 +286,11 @@ static void test_clock_set_to_and_fro(void) {
             fault_os_gate_close(t.w->faults, FAULT_WRITE);
             set_clock(&t, START + 200000);
             uint64_t count;
-            CHECK_OK(kv_count(t.db, &count, &t.w->err), &t.w->err);
+            CHECK_OK(kv_count(t.db, 0, &count, &t.w->err), &t.w->err);
             CHECK_EQ(count, 0);
             set_clock(&t, START);
             usleep(2000);
-            CHECK_OK(kv_count(t.db, &count, &t.w->err), &t.w->err);
+            CHECK_OK(kv_count(t.db, 0, &count, &t.w->err), &t.w->err);
             fault_os_gate_open(t.w->faults, FAULT_WRITE);
         }
         set_clock(&t, START + 60000);
@@ -406,9 +406,9 @@ static void run_random(bool memory_only, uint64_t seed) {
             set_clock(&t, t.now + random_below(&random, 30));
             model_sweep(t.m, t.now);
         }
-        CHECK_OK(kv_count(t.db, &count, err), err);
+        CHECK_OK(kv_count(t.db, 0, &count, err), err);
         if (count != model_count(t.m)) /* a sweep may come between its two looks */
-            CHECK_OK(kv_count(t.db, &count, err), err);
+            CHECK_OK(kv_count(t.db, 0, &count, err), err);
         if (i % 300 == 0)
             CHECK_EQ(store_digest(t.db), model_digest(t.m));
         if (i % 500 == 0) {
@@ -492,7 +492,7 @@ static void test_many_at_once(void) {
             crew_add(&crew, load_write, &l);
         set_clock(&t, START + 1000);
         uint64_t count;
-        CHECK_OK(kv_count(t.db, &count, &t.w->err), &t.w->err);
+        CHECK_OK(kv_count(t.db, 0, &count, &t.w->err), &t.w->err);
         CHECK(count <= 1500); /* at once */
         for (unsigned i = 0; stats_of(&t).expired < KEYS; i++) {
             if (i > 30000)
@@ -502,14 +502,14 @@ static void test_many_at_once(void) {
         atomic_store(&l.done, true);
         crew_join(&crew);
         CHECK(l.written > 0);
-        CHECK_OK(kv_count(t.db, &count, &t.w->err), &t.w->err);
+        CHECK_OK(kv_count(t.db, 0, &count, &t.w->err), &t.w->err);
         CHECK(count <= 1500);
         kv_stats stats = stats_of(&t);
         CHECK_EQ(stats.expired, KEYS);
         CHECK(stats.data_bytes < 1500 * 32);
         reopen(&t);
         uint64_t again;
-        CHECK_OK(kv_count(t.db, &again, &t.w->err), &t.w->err);
+        CHECK_OK(kv_count(t.db, 0, &again, &t.w->err), &t.w->err);
         CHECK_EQ(again, count);
         timed_destroy(&t);
     }

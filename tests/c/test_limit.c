@@ -417,7 +417,7 @@ static uint64_t check_kept(bounded *t, unsigned keys) {
             CHECK_EQ(value.data[k], (uint8_t)i);
         kv_value_release(&value);
     }
-    CHECK_OK(kv_count(t->db, &count, &err), &err);
+    CHECK_OK(kv_count(t->db, 0, &count, &err), &err);
     CHECK_EQ(count, found);
     return found;
 }

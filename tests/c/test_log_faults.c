@@ -84,7 +84,7 @@ static void check_contents(run *r, const char *when) {
     world *w = r->w;
     uint64_t count;
     CHECK_OK(kv_verify(w->db, &w->err), &w->err);
-    CHECK_OK(kv_count(w->db, &count, &w->err), &w->err);
+    CHECK_OK(kv_count(w->db, 0, &count, &w->err), &w->err);
     RUN_CHECK(r, count == model_count(r->m), "%s: %d keys", when, (int)count);
     RUN_CHECK(r, store_digest(w->db) == model_digest(r->m), "%s: other contents", when);
 }
@@ -652,7 +652,7 @@ static void run_waiters(waiting *t) {
     CHECK_OK(kv_get(w->db, A, 0, &value, &w->err), &w->err);
     CHECK_MEM(value.data, "a", 1);
     kv_value_release(&value);
-    CHECK_OK(kv_count(w->db, &count, &w->err), &w->err);
+    CHECK_OK(kv_count(w->db, 0, &count, &w->err), &w->err);
     CHECK_EQ(count, 1);
     CHECK_STATUS(world_try_close(w), KV_ERR_FAILED, &w->err);
     CHECK_EQ(fault_os_calls(w->faults, FAULT_SYNC), syncs);

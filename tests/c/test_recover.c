@@ -53,7 +53,7 @@ static void apply_random(bool helped, unsigned keys, unsigned steps) {
     uint64_t marks[2] = {0, 0};
     CHECK_OK(kv_table_init(&table, (kv_siphash_key){check_seed, keys}, &err), &err);
     kv_pool_set_exclusive(table.entries, true);
-    CHECK_OK(kv_applier_create(&table, helped, &applier, &err), &err);
+    CHECK_OK(kv_applier_create(&table, NULL, helped, &applier, &err), &err);
     for (unsigned step = 0; step < steps; step += CHUNK) {
         unsigned turn = step / CHUNK % 2;
         CHECK_OK(kv_applier_wait(applier, marks[turn], &err), &err);
@@ -109,7 +109,7 @@ static void test_applier_given_up(void) {
             kv_error err;
             static unsigned numbers[6000];
             CHECK_OK(kv_table_init(&table, (kv_siphash_key){1, 2}, &err), &err);
-            CHECK_OK(kv_applier_create(&table, helped, &applier, &err), &err);
+            CHECK_OK(kv_applier_create(&table, NULL, helped, &applier, &err), &err);
             for (unsigned i = 0; i < count; i++) {
                 numbers[i] = i;
                 kv_record r = {.kind = KV_RECORD_PUT, .key = bytes_of(&numbers[i], sizeof i)};

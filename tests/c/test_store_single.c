@@ -552,7 +552,7 @@ static void test_closed(void) {
         CHECK_STATUS(kv_get(db, A, 0, &value, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_contains(db, A, 0, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_get_many(db, keys, 3, &values, &err), KV_ERR_CLOSED, &err);
-        CHECK_STATUS(kv_count(db, &number, &err), KV_ERR_CLOSED, &err);
+        CHECK_STATUS(kv_count(db, 0, &number, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_put(db, A, A, 0, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_delete(db, A, 0, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_pop(db, A, 0, &value, &err), KV_ERR_CLOSED, &err);
@@ -909,7 +909,7 @@ static void test_interval_syncs_by_itself(void) {
     world_cut_power(w);
     world_open(w);
     uint64_t count;
-    CHECK_OK(kv_count(w->db, &count, &w->err), &w->err);
+    CHECK_OK(kv_count(w->db, 0, &count, &w->err), &w->err);
     CHECK_EQ(count, 5);
     world_destroy(w);
 }
@@ -948,7 +948,7 @@ static void in_child(kv_db *db, kv_snapshot *s, kv_value *pinned, const kv_optio
     kv_db *other;
     CHECK_STATUS(kv_get(db, A, 0, &value, &err), KV_ERR_FORKED, &err);
     CHECK_STATUS(kv_put(db, A, B, 0, &err), KV_ERR_FORKED, &err);
-    CHECK_STATUS(kv_count(db, &count, &err), KV_ERR_FORKED, &err);
+    CHECK_STATUS(kv_count(db, 0, &count, &err), KV_ERR_FORKED, &err);
     CHECK_STATUS(kv_snapshot_count(s, &count, &err), KV_ERR_FORKED, &err);
     CHECK_MEM(pinned->data, "a", 1);
     kv_value_release(pinned);

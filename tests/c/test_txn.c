@@ -240,7 +240,7 @@ static void test_deleting_everything(void) {
         }
         CHECK_OK(kv_txn_commit(t, &err), &err);
         uint64_t count;
-        CHECK_OK(kv_count(db, &count, &err), &err);
+        CHECK_OK(kv_count(db, 0, &count, &err), &err);
         CHECK_EQ(count, with_reads ? 2 : 0);
     }
     check_stored(db, "after", "y");

@@ -1,0 +1,173 @@
+/* tail.c - see tail.h. */
+#include "tail.h"
+
+#include "../base/mem.h"
+
+#define HALF_SIZE_MAX (UINT64_C(32) << 20) /* bytes of changes: for them replaced values wait, too */
+
+typedef struct change {
+    struct change *next;
+    uint64_t hash;
+    kv_entry *entry; /* owned; without a value, unless it is a put */
+    kv_record_kind kind;
+} change;
+
+/* What waits for a shard, in order. */
+typedef struct waiting {
+    change *first, *last;
+} waiting;
+
+/* Of one half of the hashes: changed by the thread that recovers it. */
+typedef struct half {
+    uint64_t size; /* bytes */
+    uint64_t next_expiry;
+} half;
+
+struct kv_tail {
+    half halves[2];
+    kv_shard_loader loader; /* the checkpoint's */
+    void *loader_arg;
+    size_t count;
+    waiting blocks[];
+};
+
+static unsigned half_of(uint64_t hash) {
+    return (unsigned)(hash >> 63);
+}
+
+/* ---- Applying ---------------------------------------------------------------------------------- */
+
+static kv_status put(kv_table *table, kv_shard *shard, uint64_t hash, kv_entry *new, kv_entry *old,
+                     kv_place place, kv_error *err) {
+    uint64_t room = (uint64_t)kv_array_count(kv_shard_array(shard)) * KV_BUCKET_LOAD;
+    if (old == NULL && shard->count + UINT64_C(1) > room) {
+        kv_status status = kv_shard_grow(table, shard, shard->count + UINT64_C(1), err);
+        if (status < 0)
+            return status;
+    }
+    kv_entry_acquire(new);
+    if (old == NULL) {
+        kv_shard_insert(shard, hash, new);
+    } else {
+        kv_shard_replace(shard, place, new);
+        kv_entry_release(table->entries, old);
+    }
+    return KV_OK;
+}
+
+/* Changes a shard that nobody else can see. */
+static kv_status apply(kv_table *table, kv_shard *shard, const change *c, kv_error *err) {
+    kv_place place = {0};
+    kv_bytes key = kv_entry_key(c->entry);
+    kv_entry *old = kv_shard_find(shard, c->hash, key, &place);
+    if (c->kind == KV_RECORD_PUT)
+        return put(table, shard, c->hash, c->entry, old, place, err);
+    if (old == NULL)
+        return KV_OK;
+    if (c->kind == KV_RECORD_DELETE) {
+        kv_shard_remove(shard, c->hash, place);
+        kv_entry_release(table->entries, old);
+        return KV_OK;
+    }
+    kv_bytes value = kv_entry_value(old);
+    uint64_t expiry = kv_entry_expiry(c->entry);
+    kv_entry *new = kv_entry_create_expiring(table->entries, c->hash, key, value, expiry);
+    if (new == NULL)
+        return kv_fail_nomem(err, kv_entry_block_size(key.size, value.size, expiry));
+    kv_status status = put(table, shard, c->hash, new, old, place, err);
+    kv_entry_release(table->entries, new);
+    return status;
+}
+
+static kv_status load(void *arg, kv_table *table, uint32_t block, kv_shard *draft, kv_error *err) {
+    const kv_tail *tail = arg;
+    kv_status status = tail->loader(tail->loader_arg, table, block, draft, err);
+    if (status < 0)
+        return status;
+    for (const change *c = tail->blocks[block].first; c != NULL && status == KV_OK; c = c->next)
+        status = apply(table, draft, c, err);
+    if (status < 0)
+        kv_array_release(table, kv_shard_array(draft));
+    return status;
+}
+
+/* ---- Life -------------------------------------------------------------------------------------- */
+
+kv_status kv_tail_create(kv_table *table, kv_tail **out, kv_error *err) {
+    size_t count = (size_t)atomic_load_explicit(&table->unloaded, memory_order_relaxed);
+    size_t size = sizeof(kv_tail) + count * sizeof(waiting);
+    kv_tail *tail = kv_mem_alloc_zero(size);
+    if (tail == NULL)
+        return kv_fail_nomem(err, size);
+    tail->halves[0].next_expiry = tail->halves[1].next_expiry = UINT64_MAX;
+    tail->loader = table->loader;
+    tail->loader_arg = table->loader_arg;
+    tail->count = count;
+    table->loader = load;
+    table->loader_arg = tail;
+    *out = tail;
+    return KV_OK;
+}
+
+void kv_tail_destroy(kv_tail *tail) {
+    kv_mem_free(tail);
+}
+
+void kv_tail_drop(kv_tail *tail, kv_table *table) {
+    for (size_t i = 0; i < tail->count; i++) {
+        for (change *c = tail->blocks[i].first, *next; c != NULL; c = next) {
+            next = c->next;
+            kv_entry_release(table->entries, c->entry);
+            kv_pool_free(table->entries, kv_hash_stripe(c->hash), c, sizeof *c);
+        }
+        tail->blocks[i] = (waiting){0};
+    }
+    for (unsigned i = 0; i < 2; i++)
+        tail->halves[i] = (half){.next_expiry = UINT64_MAX};
+}
+
+/* ---- Filling ----------------------------------------------------------------------------------- */
+
+bool kv_tail_is_full(const kv_tail *tail, uint64_t hash) {
+    return tail->halves[half_of(hash)].size >= HALF_SIZE_MAX;
+}
+
+kv_status kv_tail_add(kv_tail *tail, kv_table *table, const kv_shard *shard, uint64_t hash,
+                      const kv_record *r, kv_error *err) {
+    half *h = &tail->halves[half_of(hash)];
+    waiting *w = &tail->blocks[shard->block];
+    unsigned stripe = kv_hash_stripe(hash);
+    size_t size = sizeof(change) + kv_entry_block_size(r->key.size, r->value.size, r->expiry);
+    change *c = kv_pool_alloc(table->entries, stripe, sizeof *c);
+    kv_entry *e = kv_entry_create_expiring(table->entries, hash, r->key, r->value, r->expiry);
+    if (c == NULL || e == NULL) {
+        kv_pool_free(table->entries, stripe, c, sizeof *c);
+        kv_entry_release(table->entries, e);
+        return kv_fail_nomem(err, size);
+    }
+    *c = (change){.hash = hash, .entry = e, .kind = r->kind};
+    if (w->last != NULL)
+        w->last->next = c;
+    else
+        w->first = c;
+    w->last = c;
+    h->size += size;
+    if (r->expiry != 0 && r->expiry < h->next_expiry)
+        h->next_expiry = r->expiry;
+    return KV_OK;
+}
+
+/* ---- Asking ------------------------------------------------------------------------------------ */
+
+bool kv_tail_concerns(const kv_tail *tail, const kv_shard *shard) {
+    return tail->blocks[shard->block].first != NULL;
+}
+
+bool kv_tail_is_empty(const kv_tail *tail) {
+    return tail->halves[0].size + tail->halves[1].size == 0;
+}
+
+uint64_t kv_tail_next_expiry(const kv_tail *tail) {
+    uint64_t lower = tail->halves[0].next_expiry, upper = tail->halves[1].next_expiry;
+    return lower < upper ? lower : upper;
+}
