@@ -149,6 +149,42 @@ static void test_too_many_to_wait(void) {
     pair_destroy(&p);
 }
 
+/* What waits counts against a bound, from the start. */
+static void test_bound(void) {
+    pair p = pair_create();
+    kv_stats stats;
+    char text[24];
+    kv_error *err = &p.w->err;
+    fill(&p);
+    for (uint64_t i = 0; i < KEYS; i++)
+        put_number(&p, KEYS + i, i);
+    CHECK_OK(kv_get_stats(p.w->db, &stats, err), err);
+    world_close(p.w);
+    p.w->options.max_memory = stats.memory_charged;
+    world_open(p.w);
+    kv_bytes key = key_of(text, 3 * KEYS);
+    CHECK_STATUS(kv_put(p.w->db, key, LITERAL("more"), 0, err), KV_ERR_MEMLIMIT, err);
+    model_check(p.m, p.w->db);
+    pair_destroy(&p);
+}
+
+/* All that there is, is in the tail. */
+static void test_empty_checkpoint(void) {
+    pair p = pair_create();
+    kv_item item;
+    CHECK_OK(kv_checkpoint(p.w->db, NULL, NULL, &p.w->err), &p.w->err);
+    for (unsigned round = 0; round < 20; round++) {
+        put_number(&p, round, round);
+        world_kill(p.w);
+        world_open(p.w);
+        CHECK_OK(kv_pop_any(p.w->db, 0, &item, &p.w->err), &p.w->err);
+        model_delete(p.m, item.key);
+        kv_item_release(&item);
+        model_check(p.m, p.w->db);
+    }
+    pair_destroy(&p);
+}
+
 /* What only the tail says expires at its time. */
 static void test_expiry(void) {
     pair p = pair_create();
@@ -269,5 +305,6 @@ static void test_no_memory(void) {
     pair_destroy(&p);
 }
 
-CHECK_MAIN(TEST(test_changes), TEST(test_too_many_to_wait), TEST(test_expiry), TEST(test_damaged_block),
+CHECK_MAIN(TEST(test_changes), TEST(test_too_many_to_wait), TEST(test_bound),
+           TEST(test_empty_checkpoint), TEST(test_expiry), TEST(test_damaged_block),
            TEST(test_no_memory))
