@@ -196,7 +196,7 @@ static bool apply(reading *r, const kv_record *record) {
         return true;
     }
     if (reader_is_damaged(r, record->key))
-        return refuse(r, "a change to a key of a damaged block");
+        return true; /* it waits for the block */
     if (record->kind == KV_RECORD_PUT)
         model_put_expiring(r->m, record->key, record->value, record->expiry);
     else if (record->kind == KV_RECORD_DELETE)
