@@ -412,7 +412,9 @@ kv_status kv_cursor_next(kv_cursor *cursor, const kv_item **items, size_t *count
 
 /* ---- Looking at it ------------------------------------------------------------------------ */
 
-kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) KV_MUST_CHECK;
+/* What kv_count may have to read, this does, too; what cannot be read counts as the checkpoint has it.  With KV_NOWAIT nothing is
+ * read: soon after an open `entries` and `data_bytes` are those of the checkpoint then, and expired keys always count. */
+kv_status kv_get_stats(kv_db *db, unsigned flags, kv_stats *stats, kv_error *err) KV_MUST_CHECK;
 
 /* True once for each checkpoint by itself, or by the close of the last handle, that failed: `err` says why.  Never
  * blocks, and costs no more than a load: to be asked after a write, and after kv_close. */

@@ -86,7 +86,7 @@ static kv_status apply_record(kv_applier *a, uint64_t hash, const kv_record *r, 
     kv_table *table = a->table;
     kv_shard *shard = kv_table_shard(table, hash);
     if (!kv_shard_is_loaded(shard)) {
-        if (a->tail != NULL && !kv_tail_is_full(a->tail, hash))
+        if (a->tail != NULL && !kv_tail_is_full(a->tail, shard, hash))
             return kv_tail_add(a->tail, table, shard, hash, r, err);
         kv_status status = kv_table_lock_loaded(table, hash, false, &shard, err);
         if (status < 0)

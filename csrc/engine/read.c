@@ -186,10 +186,12 @@ kv_status kv_count(kv_db *db, unsigned flags, uint64_t *count, kv_error *err) {
     bool look = next_expiry != KV_NO_EXPIRY && next_expiry <= (now_ms = kv_store_now(store));
     if (nowait && (look || atomic_load(&store->tail_waits)))
         status = KV_BUSY;
+    else if ((status = kv_store_catch_up(store, err)) < 0)
+        ; /* the counts of some shards are not known */
     else if (look)
         status = kv_store_count_alive(store, db->deferred != NULL ? UINT64_MAX : kv_store_visible(store),
                                       now_ms, count, err);
-    else if ((status = kv_store_catch_up(store, err)) == KV_OK)
+    else
         *count = count_entries(db);
     if (db->deferred != NULL)
         kv_deferred_note_newest(db);

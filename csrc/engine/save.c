@@ -338,8 +338,9 @@ kv_status kv_checkpoint(kv_db *db, kv_progress progress, void *arg, kv_error *er
 
 /* ---- Loading everything ---------------------------------------------------------------------------- */
 
-kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progress progress,
-                            void *arg, kv_error *err) {
+/* Loads all shards, or those only that the tail concerns. */
+static kv_status load_shards(kv_store *store, bool all, const _Atomic bool *stop,
+                             kv_progress progress, void *arg, kv_error *err) {
     kv_table *table = &store->table;
     kv_error local;
     kv_status result = KV_OK;
@@ -348,7 +349,7 @@ kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progre
         kv_shard *shard = kv_table_lock(table, hash);
         uint64_t last = kv_shard_range_last(shard);
         kv_status status = KV_OK;
-        if (!kv_shard_is_loaded(shard))
+        if (!kv_shard_is_loaded(shard) && (all || kv_tail_concerns(store->tail, shard)))
             status = kv_table_load_locked(table, hash, &shard, &local);
         if (status == KV_OK)
             kv_shard_unlock(shard);
@@ -378,22 +379,13 @@ kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progre
     return result;
 }
 
+kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progress progress,
+                            void *arg, kv_error *err) {
+    return load_shards(store, true, stop, progress, arg, err);
+}
+
 kv_status kv_store_catch_up_slow(kv_store *store, kv_error *err) {
-    for (uint64_t hash = 0;;) {
-        kv_shard *shard = kv_table_lock(&store->table, hash);
-        if (!kv_shard_is_loaded(shard) && kv_tail_concerns(store->tail, shard)) {
-            kv_status status = kv_table_load_locked(&store->table, hash, &shard, err);
-            if (status < 0)
-                return status;
-        }
-        uint64_t last = kv_shard_range_last(shard);
-        kv_shard_unlock(shard);
-        if (last == UINT64_MAX)
-            break;
-        hash = last + 1;
-    }
-    atomic_store_explicit(&store->tail_waits, false, memory_order_release);
-    return KV_OK;
+    return load_shards(store, false, NULL, NULL, NULL, err);
 }
 
 kv_status kv_load_all(kv_db *db, kv_progress progress, void *arg, kv_error *err) {

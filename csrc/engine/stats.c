@@ -87,16 +87,13 @@ kv_status kv_store_count_alive(kv_store *store, uint64_t lsn, uint64_t now_ms, u
     }
 }
 
-kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) {
+kv_status kv_get_stats(kv_db *db, unsigned flags, kv_stats *stats, kv_error *err) {
     kv_status status = kv_db_enter(db, err);
     if (status < 0)
         return status;
     kv_store *store = db->store;
-    status = kv_store_catch_up(store, err);
-    if (status < 0 && status != KV_ERR_CORRUPT) {
-        kv_db_leave(db);
-        return status;
-    }
+    /* What cannot be loaded counts as the checkpoint has it. */
+    bool caught_up = (flags & KV_NOWAIT) == 0 && kv_store_catch_up(store, NULL) == KV_OK;
     kv_totals t = kv_store_sum(store);
     *stats = (kv_stats){
         .data_bytes = t.data_bytes,
@@ -139,8 +136,10 @@ kv_status kv_get_stats(kv_db *db, kv_stats *stats, kv_error *err) {
     } else {
         stats->lsn = stats->visible_lsn = stats->commits = atomic_load(&store->memory_lsn);
     }
-    status = kv_count(db, 0, &stats->entries, err);
-    if (status == KV_ERR_CORRUPT) { /* what has changed or expired in a damaged block cannot be told */
+    stats->entries = t.entries;
+    if (caught_up)
+        status = kv_count(db, 0, &stats->entries, err);
+    if (status == KV_ERR_CORRUPT) { /* what has expired in a damaged block cannot be told: it counts */
         stats->entries = t.entries;
         status = KV_OK;
     }

@@ -56,7 +56,7 @@ typedef struct kv_store {
     kv_recovery recovery;
     bool evicts;               /* KV_FULL_EVICT, and there is a bound */
     kv_checkpoint_file *checkpoint; /* that the shards are loaded from; NULL: there is none */
-    kv_tail *tail;                  /* likewise; dropped by the worker when all are loaded */
+    kv_tail *tail;                  /* what is applied to them then; NULL: nothing ever was */
 
     /* guarded by the registry's mutex */
     struct kv_store *next;
@@ -207,7 +207,8 @@ bool kv_store_checkpoint_is_due(kv_store *store, bool closing);
 /* Reads every shard that is not in memory yet.  `*stop` (may be NULL): give up. */
 kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progress progress,
                             void *arg, kv_error *err) KV_MUST_CHECK;
-/* Reads those that the log's tail concerns: then all shards' counts are right, and so is table.found. */
+/* Reads those that the log's tail concerns: then all shards' counts are right, and so is table.found.  After a failure the others
+ * are. */
 kv_status kv_store_catch_up_slow(kv_store *store, kv_error *err) KV_MUST_CHECK;
 static inline kv_status kv_store_catch_up(kv_store *store, kv_error *err) {
     return atomic_load_explicit(&store->tail_waits, memory_order_acquire)

@@ -127,7 +127,7 @@ typedef struct kv_table {
     _Atomic(kv_directory *) directory;
     kv_mutex directory_mutex; /* who changes the directory */
     _Atomic uint64_t shard_count;
-    kv_shard_loader loader; /* constant while `unloaded` is not 0 */
+    kv_shard_loader loader; /* constant once others have the table */
     void *loader_arg;
     _Atomic uint64_t unloaded; /* shards.  Release by who loads the last one, acquire by who asks */
     _Atomic uint64_t loading;  /* calls of the loader; raised under the lock of a shard that is not loaded, so

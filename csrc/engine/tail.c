@@ -3,7 +3,9 @@
 
 #include "../base/mem.h"
 
-#define HALF_SIZE_MAX (UINT64_C(32) << 20) /* bytes of changes: for them replaced values wait, too */
+#define HALF_SIZE_MAX (UINT64_C(32) << 20) /* bytes of changes, those that later ones replace included */
+/* A draft grows and does not split.  So a shard that may become too large for one is changed itself, as it always was. */
+#define SHARD_ENTRIES_MAX (2 * KV_SHARD_BUCKETS_MAX * KV_BUCKET_LOAD)
 
 typedef struct change {
     struct change *next;
@@ -15,11 +17,12 @@ typedef struct change {
 /* What waits for a shard, in order. */
 typedef struct waiting {
     change *first, *last;
+    uint32_t count;
 } waiting;
 
 /* Of one half of the hashes: changed by the thread that recovers it. */
 typedef struct half {
-    uint64_t size; /* bytes */
+    _Alignas(64) uint64_t size; /* bytes */
     uint64_t next_expiry;
 } half;
 
@@ -96,9 +99,10 @@ static kv_status load(void *arg, kv_table *table, uint32_t block, kv_shard *draf
 kv_status kv_tail_create(kv_table *table, kv_tail **out, kv_error *err) {
     size_t count = (size_t)atomic_load_explicit(&table->unloaded, memory_order_relaxed);
     size_t size = sizeof(kv_tail) + count * sizeof(waiting);
-    kv_tail *tail = kv_mem_alloc_zero(size);
+    kv_tail *tail = kv_mem_alloc_aligned(size, _Alignof(kv_tail));
     if (tail == NULL)
         return kv_fail_nomem(err, size);
+    memset(tail, 0, size);
     tail->halves[0].next_expiry = tail->halves[1].next_expiry = UINT64_MAX;
     tail->loader = table->loader;
     tail->loader_arg = table->loader_arg;
@@ -128,8 +132,9 @@ void kv_tail_drop(kv_tail *tail, kv_table *table) {
 
 /* ---- Filling ----------------------------------------------------------------------------------- */
 
-bool kv_tail_is_full(const kv_tail *tail, uint64_t hash) {
-    return tail->halves[half_of(hash)].size >= HALF_SIZE_MAX;
+bool kv_tail_is_full(const kv_tail *tail, const kv_shard *shard, uint64_t hash) {
+    return tail->halves[half_of(hash)].size >= HALF_SIZE_MAX ||
+           (uint64_t)shard->count + tail->blocks[shard->block].count >= SHARD_ENTRIES_MAX;
 }
 
 kv_status kv_tail_add(kv_tail *tail, kv_table *table, const kv_shard *shard, uint64_t hash,
@@ -151,6 +156,7 @@ kv_status kv_tail_add(kv_tail *tail, kv_table *table, const kv_shard *shard, uin
     else
         w->first = c;
     w->last = c;
+    w->count++;
     h->size += size;
     if (r->expiry != 0 && r->expiry < h->next_expiry)
         h->next_expiry = r->expiry;

@@ -27,8 +27,8 @@ kv_status kv_tail_create(kv_table *table, kv_tail **tail, kv_error *err) KV_MUST
 /* NULL is allowed.  What still waits is left to the end of the table's pool. */
 void kv_tail_destroy(kv_tail *tail);
 
-/* The memory for the hash's half is used up: the shard must be loaded, and changed itself. */
-bool kv_tail_is_full(const kv_tail *tail, uint64_t hash);
+/* There is no more room for changes of the shard: it must be loaded, and changed itself. */
+bool kv_tail_is_full(const kv_tail *tail, const kv_shard *shard, uint64_t hash);
 /* Copies a record of the shard, which is not loaded. */
 kv_status kv_tail_add(kv_tail *tail, kv_table *table, const kv_shard *shard, uint64_t hash,
                       const kv_record *record, kv_error *err) KV_MUST_CHECK;

@@ -124,8 +124,10 @@ static kv_status sweep_shard(sweep *s, uint64_t hash, uint64_t *last) {
 
 static kv_status sweep_all(kv_store *store) {
     sweep s = {.store = store, .now_ms = kv_store_now(store), .next_expiry = KV_NO_EXPIRY};
-    if (atomic_load(&store->tail_waits)) /* what waits there is not seen by a look at the shards */
+    if (kv_store_catch_up(store, NULL) < 0) { /* what still waits is not seen by a look at the shards */
         s.next_expiry = kv_tail_next_expiry(store->tail);
+        s.skipped = true;
+    }
     kv_status status = KV_OK;
     atomic_store(&store->sweep_expiry, KV_NO_EXPIRY);
     for (uint64_t hash = 0, last = 0;;) {
@@ -229,6 +231,8 @@ static void *worker_main(void *arg) {
         drop_tail(store, &tail);
         bool growing = touch_ahead(store);
         uint64_t now_ns = kv_now_ns(), wait_ns = KV_FUTEX_FOREVER;
+        if (tail != NULL && kv_table_is_loaded(&store->table)) /* somebody is about to throw away what he has loaded */
+            wait_ns = LOOK_AGAIN_MS * UINT64_C(1000000);
         if (kv_store_checkpoint_is_due(store, false)) {
             if (now_ns >= retry_ns && kv_store_checkpoint(store, NULL, NULL, NULL) < 0) {
                 retry_ns = kv_now_ns() + RETRY_MS * UINT64_C(1000000);

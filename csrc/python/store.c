@@ -437,7 +437,7 @@ static PyObject *store_stats(PyObject *op, PyObject *Py_UNUSED(ignored)) {
     kv_stats stats;
     kv_error err;
     kv_status status;
-    KVPY_CALL_DETACHED(status, kv_get_stats(db, &stats, &err));
+    KVPY_CALL_DETACHED(status, kv_get_stats(db, 0, &stats, &err));
     if (status < 0)
         return kvpy_raise(self->state, status, &err);
     return dict_from_stats(self, db, &stats);

@@ -40,7 +40,7 @@ uint64_t kv_last_save_time(kv_client *c) {
     kv_counters *counters = kv_server_stats(c->server);
     kv_stats stats;
     kv_error err;
-    if (kv_get_stats(c->db, &stats, &err) == KV_OK && stats.checkpoints > get(&counters->checkpoints_seen)) {
+    if (kv_get_stats(c->db, KV_NOWAIT, &stats, &err) == KV_OK && stats.checkpoints > get(&counters->checkpoints_seen)) {
         atomic_store_explicit(&counters->last_save_s, kv_clock_ms(c->db) / 1000, memory_order_relaxed);
         atomic_store_explicit(&counters->checkpoints_seen, stats.checkpoints, memory_order_relaxed);
     }
@@ -285,7 +285,7 @@ kv_run kv_cmd_info(kv_client *c, const kv_bytes *argv, size_t argc) {
     kv_error err;
     i.now_ms = kv_clock_ms(c->db);
     i.now_ns = kv_now_ns();
-    if (kv_get_stats(c->db, &i.store, &err) < 0) {
+    if (kv_get_stats(c->db, 0, &i.store, &err) < 0) {
         kv_refuse_failure(c, &err);
         return KV_RUN_DONE;
     }

@@ -443,7 +443,7 @@ const kv_subcommands kv_subcommands_memory = {"MEMORY", memory_rows, sizeof memo
 static void reply_memory_stats(kv_client *c) {
     kv_stats stats;
     kv_error err;
-    if (kv_get_stats(c->db, &stats, &err) < 0) {
+    if (kv_get_stats(c->db, 0, &stats, &err) < 0) {
         kv_refuse_failure(c, &err);
         return;
     }

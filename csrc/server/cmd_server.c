@@ -30,13 +30,13 @@ bool kv_store_config(kv_client *c, const char *name, char *value) {
     } else if (strcmp(name, "maxmemory") == 0) {
         kv_stats stats;
         kv_error err;
-        if (kv_get_stats(c->db, &stats, &err) < 0)
+        if (kv_get_stats(c->db, KV_NOWAIT, &stats, &err) < 0)
             stats.max_memory = 0;
         (void)snprintf(value, KV_CONFIG_VALUE_SIZE, "%" PRIu64, stats.max_memory);
     } else if (strcmp(name, "maxmemory-policy") == 0) {
         kv_stats stats;
         kv_error err;
-        bool is_known = kv_get_stats(c->db, &stats, &err) == KV_OK;
+        bool is_known = kv_get_stats(c->db, KV_NOWAIT, &stats, &err) == KV_OK;
         (void)snprintf(value, KV_CONFIG_VALUE_SIZE, "%s", is_known ? kv_memory_policy(&stats) : "noeviction");
     } else {
         return false;

@@ -569,7 +569,7 @@ static void end_use(kv_server *server) {
 
 kv_status kv_server_store_stats(kv_server *server, kv_stats *stats, kv_error *err) {
     begin_use(server);
-    kv_status status = kv_get_stats(server->db, stats, err);
+    kv_status status = kv_get_stats(server->db, 0, stats, err);
     end_use(server);
     return status;
 }
@@ -578,7 +578,7 @@ static kv_status begin_reload(kv_server *server, kv_error *err) {
     kv_stats stats;
     if (server->memory_only)
         return kv_fail(err, KV_ERR_INVALID, "the store is in memory only");
-    kv_status status = kv_get_stats(server->db, &stats, err);
+    kv_status status = kv_get_stats(server->db, KV_NOWAIT, &stats, err);
     if (status < 0)
         return status;
     if (stats.handles != server->loop_count + 1)

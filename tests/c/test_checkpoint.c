@@ -30,7 +30,7 @@ static void pair_destroy(pair *p) {
 
 static kv_stats stats_of(world *w) {
     kv_stats stats;
-    CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
     return stats;
 }
 

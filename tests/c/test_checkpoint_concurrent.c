@@ -228,7 +228,7 @@ static void groups_run(kv_sync sync, bool cuts) {
     for (unsigned i = 0; i < GROUPS; i++)
         groups_check(t.w->db, i, t.writes, t.writes, "after it");
     kv_stats stats;
-    CHECK_OK(kv_get_stats(t.w->db, &stats, &t.w->err), &t.w->err);
+    CHECK_OK(kv_get_stats(t.w->db, 0, &stats, &t.w->err), &t.w->err);
     printf("# sync mode %d: %u checkpoints, %d segments\n", (int)sync, t.rounds, (int)stats.log_segments);
     world_destroy(t.w);
 }
@@ -548,7 +548,7 @@ static void test_recycled_while_another_is_let_go(void) {
     /* The log's own segment cannot be let go; so the next one must be begun without the keeper: it cannot.  A second
      * checkpoint finds one old segment, if there is one. */
     kv_stats stats;
-    CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
     CHECK_OK(kv_checkpoint(w->db, NULL, NULL, &w->err), &w->err);
     atomic_store(&keeper.hold, false);
     for (unsigned i = 0; i < 20; i++, number++)

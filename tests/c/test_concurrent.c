@@ -200,7 +200,7 @@ static void test_mixed_operations(void) {
         kv_destroy(t.second);
         model_check(all, t.w->db);
         kv_stats stats;
-        CHECK_OK(kv_get_stats(t.w->db, &stats, &err), &err);
+        CHECK_OK(kv_get_stats(t.w->db, 0, &stats, &err), &err);
         CHECK_EQ(stats.data_bytes, model_data_bytes(all));
         if (kind != MEMORY) {
             world_close(t.w);
@@ -997,7 +997,7 @@ static void rollbacks_test(kv_sync sync, size_t limit) {
             if (t->seen[writer][i] && !t->acknowledged[writer][i])
                 FAIL("write %u of writer %u was seen, but not acknowledged", i, writer);
     kv_stats stats;
-    CHECK_OK(kv_get_stats(t->w->db, &stats, &err), &err);
+    CHECK_OK(kv_get_stats(t->w->db, 0, &stats, &err), &err);
     CHECK(!stats.failed);
     CHECK(t->failures > 0);
     for (int again = 0; again < 2; again++) {

@@ -52,7 +52,7 @@ static kv_status wait_pending(void) {
 /* Of commits (the keeper syncs new segments whenever it likes). */
 static uint64_t log_syncs(void) {
     kv_stats stats;
-    CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
     return stats.syncs;
 }
 
@@ -268,7 +268,7 @@ static void test_close_flushes(void) {
 
 static uint64_t undo_records(void) {
     kv_stats stats;
-    CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
     return stats.undo_records;
 }
 
@@ -321,9 +321,9 @@ static void test_conditions(void) {
     CHECK_OK(kv_get_item(w->db, LITERAL("a"), 0, &item, &w->err), &w->err);
     kv_op only = {.kind = KV_OP_EXPECT, .key = LITERAL("a"), .conditional = true, .expected = item.pin};
     kv_stats before, after;
-    CHECK_OK(kv_get_stats(w->db, &before, &w->err), &w->err);
+    CHECK_OK(kv_get_stats(w->db, 0, &before, &w->err), &w->err);
     CHECK_OK(kv_write(w->db, &only, 1, 0, NULL, &w->err), &w->err);
-    CHECK_OK(kv_get_stats(w->db, &after, &w->err), &w->err);
+    CHECK_OK(kv_get_stats(w->db, 0, &after, &w->err), &w->err);
     CHECK_EQ(before.lsn, after.lsn); /* writes nothing */
     kv_item_release(&item);
     kv_op twice[] = {ops[1], ops[1]};

@@ -59,7 +59,7 @@ static void reopen(timed *t) {
 
 static kv_stats stats_of(timed *t) {
     kv_stats stats;
-    CHECK_OK(kv_get_stats(t->db, &stats, &t->w->err), &t->w->err);
+    CHECK_OK(kv_get_stats(t->db, 0, &stats, &t->w->err), &t->w->err);
     return stats;
 }
 

@@ -60,7 +60,7 @@ static void bounded_destroy(bounded *t) {
 static kv_stats stats_of(kv_db *db) {
     kv_stats stats;
     kv_error err;
-    CHECK_OK(kv_get_stats(db, &stats, &err), &err);
+    CHECK_OK(kv_get_stats(db, 0, &stats, &err), &err);
     return stats;
 }
 

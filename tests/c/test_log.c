@@ -15,7 +15,7 @@ static const kv_bytes A = {"a", 1}, B = {"b", 1};
 
 static kv_stats stats_of(world *w) {
     kv_stats stats;
-    CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
     return stats;
 }
 

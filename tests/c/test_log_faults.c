@@ -108,7 +108,7 @@ static void note_failure(run *r, unsigned number, kv_status status) {
         RUN_CHECK(r, status == KV_ERR_NOSPACE, "%s: %s", scenario_name(number), w->err.message);
     RUN_CHECK(r, w->err.status == status && w->err.message[0] != '\0', "%s: %s: %s",
               scenario_name(number), kv_status_name(w->err.status), w->err.message);
-    CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
     RUN_CHECK(r, stats.failed == (status == KV_ERR_FAILED), "%s: failed is %d",
               scenario_name(number), stats.failed);
     if (status == KV_ERR_FAILED && !r->failed) {
@@ -187,7 +187,7 @@ static void check_sticky(run *r) {
 static void run_expiry(run *r) {
     world *w = r->w;
     kv_stats before, now;
-    CHECK_OK(kv_get_stats(w->db, &before, &w->err), &w->err);
+    CHECK_OK(kv_get_stats(w->db, 0, &before, &w->err), &w->err);
     world_set_clock(w, GONE_MS - 1); /* so near that the worker soon looks again */
     kv_status status = kv_put_expiring(w->db, A, B, GONE_MS, 0, &w->err);
     world_set_clock(w, GONE_MS);
@@ -199,7 +199,7 @@ static void run_expiry(run *r) {
     }
     do {
         usleep(100);
-        CHECK_OK(kv_get_stats(w->db, &now, &w->err), &w->err);
+        CHECK_OK(kv_get_stats(w->db, 0, &now, &w->err), &w->err);
     } while (status == KV_OK && now.expired == before.expired && fault_os_failures(w->faults) == 0);
     check_contents(r, "after an expiry");
 }
@@ -637,7 +637,7 @@ static void run_waiters(waiting *t) {
     for (unsigned i = 0; i < WAITERS; i++)
         crew_add(&crew, wait_for_a_sync, t);
     do {
-        CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+        CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
     } while (stats.commits < 1 + WAITERS);
     fault_os_gate_wait(w->faults, FAULT_SYNC, 1);
     fault_os_fail(w->faults, FAULT_SYNC, 1, t->sys_errno, 0); /* another one would succeed */
@@ -690,7 +690,7 @@ static void test_no_space_rolls_back(void) {
     kv_snapshot *before, *after;
     CHECK_OK(kv_snapshot_create(w->db, &before, err), err);
     kv_stats stats, now;
-    CHECK_OK(kv_get_stats(w->db, &stats, err), err);
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, err), err);
     fault_os_fail(w->faults, FAULT_WRITE, 1, ENOSPC, FAULT_FOREVER);
 
     kv_value value;
@@ -711,7 +711,7 @@ static void test_no_space_rolls_back(void) {
     CHECK_STATUS(kv_clear(w->db, 0, err), KV_ERR_NOSPACE, err);
     CHECK_STATUS(kv_delete(w->db, B, 0, err), KV_NOTFOUND, err); /* nothing to write */
 
-    CHECK_OK(kv_get_stats(w->db, &now, err), err);
+    CHECK_OK(kv_get_stats(w->db, 0, &now, err), err);
     CHECK_EQ(now.entries, stats.entries);
     CHECK_EQ(now.data_bytes, stats.data_bytes);
     CHECK_EQ(now.lsn, stats.lsn);

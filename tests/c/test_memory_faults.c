@@ -172,7 +172,7 @@ static void run_expiry(world *w) {
     kv_stats before, now;
     bool swept;
     world_set_clock(w, scenario_sweep_ms(0) - 2); /* so near that the worker soon looks again */
-    kv_status status = kv_get_stats(w->db, &before, &w->err);
+    kv_status status = kv_get_stats(w->db, 0, &before, &w->err);
     if (is_nomem(status, &w->err, "figures"))
         return;
     status = kv_put_expiring(w->db, LITERAL("gone"), LITERAL("soon"), scenario_sweep_ms(0) - 1, 0,
@@ -182,7 +182,7 @@ static void run_expiry(world *w) {
         return;
     do {
         usleep(100);
-        status = kv_get_stats(w->db, &now, &w->err); /* beside a sweep it may need memory */
+        status = kv_get_stats(w->db, 0, &now, &w->err); /* beside a sweep it may need memory */
         swept = !is_nomem(status, &w->err, "figures") && now.expired != before.expired;
         suspend(); /* whether it has fired */
         resume();

@@ -162,7 +162,7 @@ static void test_logs_of_all_lengths(void) {
         fill(w, m, &random, steps);
         kv_stats stats;
         kv_recovery recovery;
-        CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+        CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
         for (int again = 0; again < 3; again++) {
             if (again < 2)
                 world_close(w);

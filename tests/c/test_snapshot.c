@@ -35,7 +35,7 @@ static kv_snapshot *take(kv_db *db) {
 static uint64_t held(kv_db *db) {
     kv_error err;
     kv_stats stats;
-    CHECK_OK(kv_get_stats(db, &stats, &err), &err);
+    CHECK_OK(kv_get_stats(db, 0, &stats, &err), &err);
     CHECK_OK(kv_verify(db, &err), &err);
     return stats.undo_records;
 }

@@ -444,7 +444,7 @@ static void test_snapshots(void) {
             CHECK_OK(kv_verify(p.db, &p.err), &p.err);
         }
         kv_stats stats;
-        CHECK_OK(kv_get_stats(p.db, &stats, &p.err), &p.err);
+        CHECK_OK(kv_get_stats(p.db, 0, &stats, &p.err), &p.err);
         CHECK_EQ(stats.snapshots, ROUNDS);
         CHECK(stats.undo_records > 0);
         static const unsigned order[ROUNDS] = {2, 0, 5, 1, 4, 3};
@@ -455,7 +455,7 @@ static void test_snapshots(void) {
             model_destroy(models[order[i]]);
         }
         /* With nobody left to look behind, nothing is kept. */
-        CHECK_OK(kv_get_stats(p.db, &stats, &p.err), &p.err);
+        CHECK_OK(kv_get_stats(p.db, 0, &stats, &p.err), &p.err);
         CHECK_EQ(stats.snapshots, 0);
         CHECK_EQ(stats.undo_records, 0);
     }
@@ -567,7 +567,7 @@ static void test_closed(void) {
         CHECK_STATUS(kv_snapshot_get(s, A, 0, &value, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_snapshot_count(s, &number, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_cursor_create(s, &other_cursor, &err), KV_ERR_CLOSED, &err);
-        CHECK_STATUS(kv_get_stats(db, &stats, &err), KV_ERR_CLOSED, &err);
+        CHECK_STATUS(kv_get_stats(db, 0, &stats, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_verify(db, &err), KV_ERR_CLOSED, &err);
 
         for (size_t i = 0; i < count; i++)
@@ -616,7 +616,7 @@ static void test_two_handles(void) {
     CHECK_OK(kv_open(WORLD_DIR, &w->options, &second, &err), &err);
     CHECK_OK(kv_put(w->db, A, A, 0, &err), &err);
     CHECK_OK(kv_contains(second, A, 0, &err), &err);
-    CHECK_OK(kv_get_stats(second, &stats, &err), &err);
+    CHECK_OK(kv_get_stats(second, 0, &stats, &err), &err);
     CHECK_EQ(stats.handles, 2);
     CHECK_OK(kv_snapshot_create(second, &s, &err), &err);
 
@@ -631,7 +631,7 @@ static void test_two_handles(void) {
     CHECK_OK(kv_close(second, &err), &err); /* not the last: the store goes on */
     CHECK_STATUS(kv_snapshot_get(s, A, 0, &value, &err), KV_ERR_CLOSED, &err);
     CHECK_OK(kv_put(w->db, B, B, 0, &err), &err);
-    CHECK_OK(kv_get_stats(w->db, &stats, &err), &err);
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, &err), &err);
     CHECK_EQ(stats.handles, 1);
     CHECK_EQ(stats.snapshots, 0);
     kv_snapshot_destroy(s);
@@ -814,19 +814,19 @@ static void test_what_is_durable_when(void) {
         kv_db *db = p.w->db;
         kv_stats stats;
         CHECK_OK(kv_put(db, A, A, 0, &p.err), &p.err);
-        CHECK_OK(kv_get_stats(db, &stats, &p.err), &p.err);
+        CHECK_OK(kv_get_stats(db, 0, &stats, &p.err), &p.err);
         CHECK_EQ(stats.visible_lsn, stats.lsn);
         CHECK_EQ(stats.durable_lsn == stats.visible_lsn, kind == ALWAYS);
         CHECK_OK(kv_put(db, B, B, KV_SYNC, &p.err), &p.err);
-        CHECK_OK(kv_get_stats(db, &stats, &p.err), &p.err);
+        CHECK_OK(kv_get_stats(db, 0, &stats, &p.err), &p.err);
         CHECK_EQ(stats.durable_lsn, stats.visible_lsn);
         CHECK_OK(kv_put(db, C, C, 0, &p.err), &p.err);
         CHECK_OK(kv_make_durable(db, &p.err), &p.err);
-        CHECK_OK(kv_get_stats(db, &stats, &p.err), &p.err);
+        CHECK_OK(kv_get_stats(db, 0, &stats, &p.err), &p.err);
         CHECK_EQ(stats.durable_lsn, stats.visible_lsn);
         uint64_t syncs = stats.syncs;
         CHECK_OK(kv_make_durable(db, &p.err), &p.err); /* nothing left to do */
-        CHECK_OK(kv_get_stats(db, &stats, &p.err), &p.err);
+        CHECK_OK(kv_get_stats(db, 0, &stats, &p.err), &p.err);
         CHECK_EQ(stats.syncs, syncs);
         CHECK_OK(kv_put(db, LITERAL("d"), C, 0, &p.err), &p.err);
         world_cut_power(p.w);
@@ -842,7 +842,7 @@ static void test_what_is_durable_when(void) {
 static void test_stats(void) {
     FOR_EACH_KIND(p) {
         kv_stats stats;
-        CHECK_OK(kv_get_stats(p.db, &stats, &p.err), &p.err);
+        CHECK_OK(kv_get_stats(p.db, 0, &stats, &p.err), &p.err);
         CHECK_EQ(stats.entries, 0);
         CHECK_EQ(stats.data_bytes, 0);
         CHECK_EQ(stats.commits, 0);
@@ -850,7 +850,7 @@ static void test_stats(void) {
         uint64_t shards = stats.shards;
         for (unsigned i = 0; i < 10000; i++)
             put(&p, bytes_of(&i, sizeof i), bytes_of(&i, i % 5));
-        CHECK_OK(kv_get_stats(p.db, &stats, &p.err), &p.err);
+        CHECK_OK(kv_get_stats(p.db, 0, &stats, &p.err), &p.err);
         CHECK_EQ(stats.entries, 10000);
         CHECK_EQ(stats.data_bytes, model_data_bytes(p.m));
         CHECK_EQ(stats.commits, 10000);
@@ -876,7 +876,7 @@ static void test_stats(void) {
             CHECK(stats.syncs >= 10000);
         pair_reopen(&p);
         kv_stats again;
-        CHECK_OK(kv_get_stats(p.db, &again, &p.err), &p.err);
+        CHECK_OK(kv_get_stats(p.db, 0, &again, &p.err), &p.err);
         CHECK_EQ(again.entries, 10000);
         CHECK_EQ(again.data_bytes, stats.data_bytes);
         CHECK_EQ(again.log_segments, stats.log_segments);
@@ -902,7 +902,7 @@ static void test_interval_syncs_by_itself(void) {
         CHECK_OK(kv_put(w->db, bytes_of(&round, sizeof round), A, 0, &w->err), &w->err);
         do {
             usleep(1000);
-            CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+            CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
         } while (stats.durable_lsn < stats.visible_lsn);
         usleep(3000); /* long enough to fall asleep */
     }
@@ -923,11 +923,11 @@ static void test_idle_store_is_marked(void) {
     kv_stats stats;
     do {
         usleep(1000);
-        CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+        CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
     } while (stats.frames < 2);
     CHECK_EQ(stats.durable_lsn, stats.lsn);
     usleep(20000);
-    CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
     CHECK_EQ(stats.frames, 2); /* one mark, and then rest */
     world_cut_power(w);
     uint8_t byte;

@@ -241,7 +241,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     kv_reply_trim(&s.client->reply);
     DEMAND(s.client->reply.memory_bytes == 0);
-    DEMAND(kv_get_stats(db, &stats, &err) == KV_OK && stats.memory_charged <= MEMORY_MAX);
+    DEMAND(kv_get_stats(db, 0, &stats, &err) == KV_OK && stats.memory_charged <= MEMORY_MAX);
     if (kv_verify(db, &err) != KV_OK) {
         fprintf(stderr, "kv_verify: %s\n", err.message);
         abort();

@@ -522,11 +522,11 @@ static int rename_and_go_on(void *ctx, int dir, const char *from, const char *to
 /* The clock passes the moment at which the key expires; until it is swept away. */
 static kv_status let_expire(world *w, model *m, unsigned number) {
     kv_stats stats, now;
-    CHECK_OK(kv_get_stats(w->db, &stats, &w->err), &w->err);
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
     world_set_clock(w, scenario_sweep_ms(number));
     do {
         usleep(1000);
-        CHECK_OK(kv_get_stats(w->db, &now, &w->err), &w->err);
+        CHECK_OK(kv_get_stats(w->db, 0, &now, &w->err), &w->err);
     } while (now.expired == stats.expired || now.visible_lsn == stats.visible_lsn);
     CHECK_EQ(now.expired, stats.expired + 1);
     scenario_apply(number, m);
