@@ -29,15 +29,19 @@ static inline kv_status kv_change_append(kv_store *store, const kv_record *recor
         return kv_log_append(store->log, records, count, bytes, entries_change,
                              (flags & KV_SYNC) != 0, ticket, err);
     /* Visible at once: readers of the shards concerned wait for their locks, which we hold. */
-    ticket->lsn = atomic_fetch_add(&store->memory_lsn, 1) + 1;
+    ticket->lsn = atomic_load(&store->memory_lsn);
     ticket->group = NULL;
+    atomic_fetch_add_explicit(&store->tallies[kv_thread_index()].commits, 1, memory_order_relaxed);
     return KV_OK;
 }
 
 /* The log counts keys itself, with each group that it commits. */
 static inline void kv_change_count_entries(kv_store *store, int64_t change) {
-    if (store->log == NULL && change != 0)
-        atomic_fetch_add_explicit(&store->memory_entries, (uint64_t)change, memory_order_relaxed);
+    if (store->log != NULL || change == 0)
+        return;
+    kv_tally *tally = &store->tallies[kv_thread_index()];
+    atomic_fetch_add_explicit(change > 0 ? &tally->added : &tally->removed,
+                              (uint64_t)(change > 0 ? change : -change), memory_order_release);
 }
 
 /* Drops what nobody needs from the locked shard; the records, before those of `dead`, are to be freed

@@ -48,7 +48,7 @@ uint64_t kv_deferred_count(kv_db *db) {
     uint64_t entries;
     kv_ticket ticket;
     if (db->store->log == NULL)
-        return atomic_load_explicit(&db->store->memory_entries, memory_order_relaxed);
+        return kv_store_keys(db->store);
     kv_log_newest(db->store->log, &ticket, &entries);
     kv_log_forget(&ticket);
     return entries;

@@ -346,7 +346,7 @@ static kv_status open_signed(kv_store *store, const contents *contents, kv_error
     if (contents->store_file)
         status = recover(store, contents, sequence, &recovered, err);
     if (status == KV_OK && store->options.read_only) {
-        store->memory_entries = look_at_shards(store);
+        store->tallies[0].added = look_at_shards(store);
     } else if (status == KV_OK) {
         status = remove_leftovers(&store->dir, sequence, err);
         if (status == KV_OK)

@@ -170,8 +170,7 @@ static uint64_t count_entries(kv_db *db) {
     kv_store *store = db->store;
     uint64_t entries = db->deferred != NULL ? kv_deferred_count(db)
                        : store->log != NULL ? kv_log_entries(store->log)
-                                            : atomic_load_explicit(&store->memory_entries,
-                                                                   memory_order_relaxed);
+                                            : kv_store_keys(store);
     return entries + (uint64_t)atomic_load_explicit(&store->table.found, memory_order_relaxed);
 }
 
@@ -391,7 +390,7 @@ static kv_status many_consistent(many *m, kv_db *db, const kv_bytes *keys, size_
     moment at = {.now_ms = atomic_load(&store->next_expiry) != KV_NO_EXPIRY ? kv_store_now(store) : 0,
                  .committed = UINT64_MAX};
     for (unsigned tries = 0; tries < MANY_TRIES; tries++) {
-        at.lsn = kv_store_visible(store);
+        at.lsn = kv_store_take_lsn(store);
         kv_status status = newest ? many_newest(m, db, keys, count, &at, err)
                                   : many_at(m, store, keys, count, &at, err);
         if (status != KV_BUSY)

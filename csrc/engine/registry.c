@@ -32,7 +32,7 @@ static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 /* From now on no call begins on the handle.  The bits of before.  The last count says that all have it. */
 static uint64_t refuse_calls(kv_db *db, uint64_t bit) {
     uint64_t before = atomic_fetch_or(&db->calls[0].count, bit);
-    for (unsigned i = 1; i < KV_CALLS_COUNT; i++)
+    for (unsigned i = 1; i < KV_THREAD_INDEXES; i++)
         atomic_fetch_or(&db->calls[i].count, bit);
     return before;
 }
@@ -72,12 +72,12 @@ static void register_fork(void) {
 
 /* ---- Handles --------------------------------------------------------------------------------------- */
 
-_Thread_local unsigned kv_thread_calls;
+_Thread_local unsigned kv_thread_number;
 
-unsigned kv_thread_calls_choose(void) {
+unsigned kv_thread_number_choose(void) {
     static _Atomic unsigned next; /* relaxed: that threads have different ones is a matter of speed */
-    kv_thread_calls = atomic_fetch_add_explicit(&next, 1, memory_order_relaxed) % KV_CALLS_COUNT + 1;
-    return kv_thread_calls;
+    kv_thread_number = atomic_fetch_add_explicit(&next, 1, memory_order_relaxed) % KV_THREAD_INDEXES + 1;
+    return kv_thread_number;
 }
 
 kv_status kv_db_refuse(kv_db *db, kv_error *err) {
@@ -396,7 +396,7 @@ kv_status kv_close(kv_db *db, kv_error *err) {
     }
     /* From here no call enters.  Acquire pairs with the release in kv_db_leave: what the calls did is
      * done before the store goes. */
-    for (unsigned i = 0; i < KV_CALLS_COUNT;) {
+    for (unsigned i = 0; i < KV_THREAD_INDEXES;) {
         word = atomic_load(&db->closed_word);
         if (atomic_load_explicit(&db->calls[i].count, memory_order_acquire) == KV_CALLS_CLOSING)
             i++;
@@ -440,7 +440,7 @@ void kv_destroy(kv_db *db) {
 }
 
 bool kv_is_closed(const kv_db *db) {
-    return (atomic_load(&db->calls[KV_CALLS_COUNT - 1].count) & KV_CALLS_CLOSING) != 0;
+    return (atomic_load(&db->calls[KV_THREAD_INDEXES - 1].count) & KV_CALLS_CLOSING) != 0;
 }
 
 bool kv_is_memory_only(const kv_db *db) {

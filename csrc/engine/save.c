@@ -73,7 +73,7 @@ static void walk_begin(walk *w) {
     /* First a lower bound for all to see, then our LSN: see kv_store_limit. */
     atomic_store(&store->walk_hash, 0);
     atomic_store(&store->walk_lsn, kv_store_visible(store));
-    w->lsn = kv_store_visible(store);
+    w->lsn = kv_store_take_lsn(store);
     atomic_store(&store->walk_lsn, w->lsn);
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
 }

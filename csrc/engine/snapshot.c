@@ -13,7 +13,7 @@ void kv_snapshot_register(kv_store *store, kv_snapshot *snapshot) {
      * one already. */
     if (store->snapshots == NULL)
         atomic_store(&store->oldest_snapshot, kv_store_visible(store));
-    snapshot->lsn = kv_store_visible(store);
+    snapshot->lsn = kv_store_take_lsn(store);
     snapshot->next = store->snapshots;
     if (snapshot->next != NULL)
         snapshot->next->prev = snapshot;

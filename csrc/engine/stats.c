@@ -3,6 +3,8 @@
 #include "snapshot.h"
 #include "store.h"
 
+#define KEYS_TRIES 100u /* writers may change the counts for ever; each look takes some 100 ns at the most */
+
 kv_totals kv_store_sum(kv_store *store) {
     kv_totals t = {0};
     for (uint64_t hash = 0;;) {
@@ -18,6 +20,29 @@ kv_totals kv_store_sum(kv_store *store) {
             return t;
         hash = last + 1;
     }
+}
+
+uint64_t kv_store_keys(const kv_store *store) {
+    uint64_t keys = 0, changes = UINT64_MAX;
+    for (unsigned tries = 0; tries < KEYS_TRIES; tries++) {
+        uint64_t added = 0, removed = 0, before = changes;
+        for (unsigned i = 0; i < KV_THREAD_INDEXES; i++) /* first: a key is counted in before it is counted out */
+            removed += atomic_load_explicit(&store->tallies[i].removed, memory_order_acquire);
+        for (unsigned i = 0; i < KV_THREAD_INDEXES; i++)
+            added += atomic_load_explicit(&store->tallies[i].added, memory_order_acquire);
+        keys = added - removed;
+        changes = added + removed;
+        if (changes == before)
+            break; /* no count has changed since the last look: they are of one moment */
+    }
+    return keys;
+}
+
+static uint64_t commits_without_log(const kv_store *store) {
+    uint64_t commits = 0;
+    for (unsigned i = 0; i < KV_THREAD_INDEXES; i++)
+        commits += atomic_load_explicit(&store->tallies[i].commits, memory_order_relaxed);
+    return commits;
 }
 
 typedef struct expired_counter {
@@ -134,7 +159,7 @@ kv_status kv_get_stats(kv_db *db, unsigned flags, kv_stats *stats, kv_error *err
         stats->failed = log.failed;
         stats->direct_io = log.direct_io;
     } else {
-        stats->lsn = stats->visible_lsn = stats->commits = atomic_load(&store->memory_lsn);
+        stats->lsn = stats->visible_lsn = stats->commits = commits_without_log(store);
     }
     stats->entries = t.entries;
     if (caught_up)

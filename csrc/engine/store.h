@@ -43,6 +43,25 @@ typedef struct kv_worker {
     _Atomic bool looks_soon; /* at the pools, by itself.  seq_cst with what they want */
 } kv_worker;
 
+/* What each call counts, a thread counts in one of several places, each a cache line: else threads that call at once
+ * would spend half of a short call waiting for the line.  Which one, from 1 on; 0: not given yet.  It has its place in
+ * each thread from the start: of a library that is loaded later the system makes one when a thread first asks, and ends
+ * the process without memory. */
+#define KV_THREAD_INDEXES 8u
+extern _Thread_local unsigned kv_thread_number __attribute__((tls_model("initial-exec")));
+unsigned kv_thread_number_choose(void);
+
+static inline unsigned kv_thread_index(void) {
+    unsigned mine = kv_thread_number;
+    return (mine != 0 ? mine : kv_thread_number_choose()) - 1;
+}
+
+/* Counts of writes, where there is no log that counts them.  They only grow.  Keys: release, acquire in kv_store_keys. */
+typedef struct kv_tally {
+    _Alignas(64) _Atomic uint64_t commits;
+    _Atomic uint64_t added, removed; /* keys */
+} kv_tally;
+
 typedef struct kv_store {
     /* constant after open */
     kv_options options;
@@ -66,16 +85,18 @@ typedef struct kv_store {
 
     /* atomic */
     _Atomic uint32_t busy; /* 1 while it is opened or closed.  Written under the registry's mutex */
-    /* Each write without a log changes the first of these: a cache line for what all writers change. */
-    _Alignas(64) _Atomic uint64_t memory_lsn; /* without a log: LSN of the newest change.  seq_cst, with
-                                                 oldest_snapshot (see kv_store_limit) */
-    _Atomic uint64_t memory_entries; /* without a log: keys.  Relaxed: a count */
-    _Atomic uint64_t charged;        /* bytes that count against max_memory, when there is such a bound.
-                                        Relaxed */
-    _Alignas(64) _Atomic uint64_t oldest_snapshot; /* LSN, or KV_NO_SNAPSHOT.  seq_cst, see kv_store_limit */
+    kv_tally tallies[KV_THREAD_INDEXES]; /* without a log; of a store without writes the first one has its keys */
+    _Atomic uint64_t charged;     /* bytes that count against max_memory, when there is such a bound.  Relaxed */
+    _Atomic uint64_t pop_hash;    /* where kv_pop_any looks first.  Relaxed: a hint */
+    _Atomic uint64_t evict_hash;  /* where eviction goes on.  Relaxed: a hint */
+    _Atomic uint64_t expired, evicted, checkpoints, checkpoint_failures; /* statistics: relaxed */
+
+    /* What all writers look at and few change has a cache line for itself. */
+    _Alignas(64) _Atomic uint64_t memory_lsn; /* without a log: what changes get as their LSN, until somebody takes
+                                                 it (kv_store_take_lsn).  seq_cst, with oldest_snapshot */
+    _Atomic uint64_t oldest_snapshot; /* LSN, or KV_NO_SNAPSHOT.  seq_cst, see kv_store_limit */
     _Atomic bool snapshots_hold;      /* some shard keeps records for a snapshot or a walk; seq_cst, see
                                          kv_change_prune_for_good */
-    _Atomic uint64_t pop_hash;        /* where kv_pop_any looks first.  Relaxed: a hint */
 
     /* The walk of a checkpoint or backup: a snapshot that lets go of each shard when it has been copied.
      * Hashes below walk_hash are done.  seq_cst, see kv_store_limit. */
@@ -86,10 +107,8 @@ typedef struct kv_store {
      * whoever puts an earlier one, while he holds the shard; raised by the worker when it has looked at all
      * shards.  While it looks, sweep_expiry collects what is put behind its back; 0: it does not look. */
     _Atomic uint64_t next_expiry, sweep_expiry;
-    _Atomic uint64_t evict_hash;  /* where eviction goes on.  Relaxed: a hint */
-    _Atomic uint64_t expired, evicted, checkpoints, checkpoint_failures; /* statistics: relaxed */
-    kv_worker worker;
-    _Atomic bool tail_waits; /* some shards' counts are still those of the checkpoint.  Release by who has loaded them,
+    _Alignas(64) kv_worker worker;
+    _Atomic bool tail_waits; /* some shards\' counts are still those of the checkpoint.  Release by who has loaded them,
                                 acquire by who counts */
     _Atomic uint32_t saving; /* 1: somebody makes a checkpoint or a backup; a futex */
 
@@ -105,16 +124,14 @@ typedef struct kv_store {
 #define KV_CALLS_CLOSING (UINT64_C(1) << 63)
 #define KV_CALLS_FORKED (UINT64_C(1) << 62)
 
-/* A thread counts its calls in one of these, each a cache line: else threads that call at once would
- * spend half of a short call waiting for the line.  The bits are in all of them. */
-#define KV_CALLS_COUNT 8u
+/* A thread counts its calls in one of these.  The bits are in all of them. */
 typedef struct kv_calls {
     _Alignas(64) _Atomic uint64_t count; /* acquire on entering, release on leaving: what calls did
                                             is seen by who closes */
 } kv_calls;
 
 struct kv_db {
-    kv_calls calls[KV_CALLS_COUNT];
+    kv_calls calls[KV_THREAD_INDEXES];
     kv_store *store;                     /* NULL once closed */
     _Atomic uint32_t closed_word;        /* bit 0: kv_close is done; a futex */
     _Atomic bool warning;                /* a checkpoint failed, and this handle has not been told */
@@ -126,14 +143,8 @@ struct kv_db {
     struct kv_db *next;                  /* of the same store; guarded by the registry's mutex */
 };
 
-/* Which of the calls[] is this thread's, from 1 on; 0: not given yet.  It has its place in each thread from the start:
- * of a library that is loaded later the system makes one when a thread first asks, and ends the process without memory. */
-extern _Thread_local unsigned kv_thread_calls __attribute__((tls_model("initial-exec")));
-unsigned kv_thread_calls_choose(void);
-
 static inline kv_calls *kv_db_calls(kv_db *db) {
-    unsigned mine = kv_thread_calls;
-    return &db->calls[(mine != 0 ? mine : kv_thread_calls_choose()) - 1];
+    return &db->calls[kv_thread_index()];
 }
 
 kv_status kv_db_refuse(kv_db *db, kv_error *err);
@@ -221,6 +232,7 @@ typedef struct kv_totals {
     uint64_t entries, data_bytes, charge, undo_records, shards;
 } kv_totals;
 kv_totals kv_store_sum(kv_store *store);
+uint64_t kv_store_keys(const kv_store *store); /* without a log */
 
 /* The keys at that LSN but for those that had expired by then. */
 kv_status kv_store_count_alive(kv_store *store, uint64_t lsn, uint64_t now_ms, uint64_t *count,
@@ -232,16 +244,24 @@ void kv_db_drop_snapshots(kv_db *db);
 /* worker.c: next_expiry becomes that early, and the worker looks at it. */
 void kv_store_lower_expiry(kv_store *store, uint64_t expiry);
 
-/* What readers may see. */
+/* The LSN of the state that readers may see. */
 static inline uint64_t kv_store_visible(kv_store *store) {
     return store->log != NULL ? kv_log_committed(store->log) : atomic_load(&store->memory_lsn);
+}
+
+/* The same, of a state that will not change any more.  Without a log many changes share an LSN: this ends it.  Who
+ * changes something reads memory_lsn while it holds all shards concerned, and lets go of them when the change is linked;
+ * so what it read before this is in the state for whoever locks its shard, and what it reads afterwards is above. */
+static inline uint64_t kv_store_take_lsn(kv_store *store) {
+    return store->log != NULL ? kv_log_committed(store->log)
+                              : atomic_fetch_add(&store->memory_lsn, 1);
 }
 
 /* Nobody will ask for a state older than this, and nothing below it will be rolled back: undo records
  * at or below it are not needed.
  *
  * The order of the two loads matters.  A snapshot first sets oldest_snapshot to a lower bound, and
- * only then takes the visible LSN as its own (kv_snapshot_create).  If we do not see its bound, our
+ * only then takes the visible LSN (kv_store_take_lsn) as its own (kv_snapshot_create).  If we do not see its bound, our
  * load of oldest_snapshot came before it, so our earlier load of the visible LSN gives no more than
  * the snapshot will take. */
 static inline uint64_t kv_store_limit(kv_store *store, const kv_shard *shard) {
