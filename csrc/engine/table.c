@@ -709,7 +709,7 @@ kv_status kv_shard_verify(kv_table *table, kv_shard *shard, kv_error *err) {
     }
     if (undo_count != shard->undo_count || clears != shard->undo_clears)
         return broken(err, shard, "its count of undo records is wrong");
-    if (undo_count > 0 && (lsn != shard->undo_oldest_lsn || lsn <= shard->pruned_lsn))
+    if (undo_count > 0 && (lsn != shard->undo_oldest_lsn || lsn < shard->pruned_lsn))
         return broken(err, shard, "its oldest undo record is not the one it says");
     return KV_OK;
 }

@@ -8,7 +8,8 @@
  *  - a rollback undoes the records above S for good.
  *
  * Invariants (of one shard, under its lock)
- *  - records stand in descending order of LSN; `undo_oldest_lsn` is the last one's;
+ *  - records stand in descending order of LSN, newer ones first where it is the same (those of a commit; without a log
+ *    also those of many, kv_store_take_lsn); `undo_oldest_lsn` is the last one's;
  *  - a change without a record has an LSN <= pruned_lsn: states before pruned_lsn cannot be told;
  *  - of several changes of one key between two registered snapshots one record may stand for all
  *    (kv_undo_merge): below merged_lsn only the states at registered snapshots can be told;

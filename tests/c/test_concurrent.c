@@ -366,6 +366,44 @@ static void test_increments(void) {
     }
 }
 
+enum { TURNS = 200000 / SLOWER };
+
+typedef struct turns {
+    world *w;
+    _Atomic unsigned taken;
+} turns;
+
+/* One puts the key, the other deletes it, in turns. */
+static void turns_run(worker *me) {
+    turns *t = me->shared;
+    kv_error err;
+    for (unsigned taken; (taken = atomic_load(&t->taken)) < TURNS;) {
+        if (taken % 2 != me->id) {
+            sched_yield();
+            continue;
+        }
+        kv_status status = taken % 2 == 0 ? kv_put(t->w->db, A, B, 0, &err)
+                                          : kv_delete(t->w->db, A, 0, &err);
+        CHECK_OK(status, &err);
+        atomic_store(&t->taken, taken + 1);
+    }
+}
+
+/* Threads count in places of their own, but never is there more than the one key. */
+static void test_count_is_of_one_moment(void) {
+    turns t = {.w = world_of(MEMORY)};
+    crew crew = {0};
+    crew_add(&crew, turns_run, &t);
+    crew_add(&crew, turns_run, &t);
+    while (atomic_load(&t.taken) < TURNS) {
+        uint64_t count;
+        CHECK_OK(kv_count(t.w->db, &count, &t.w->err), &t.w->err);
+        CHECK(count <= 1);
+    }
+    crew_join(&crew);
+    world_destroy(t.w);
+}
+
 typedef struct queue {
     world *w;
     _Atomic unsigned put, popped;
@@ -1140,9 +1178,9 @@ static void test_power_cuts_under_load(void) {
 }
 
 CHECK_MAIN(TEST(test_mixed_operations), TEST(test_batches_are_seen_whole),
-           TEST(test_clear_is_seen_whole), TEST(test_increments), TEST(test_pop_any_gives_each_once),
-           TEST(test_growth_under_readers), TEST(test_close_under_load),
-           TEST(test_snapshot_ends_while_closing), TEST(test_handles_come_and_go),
+           TEST(test_clear_is_seen_whole), TEST(test_increments), TEST(test_count_is_of_one_moment),
+           TEST(test_pop_any_gives_each_once), TEST(test_growth_under_readers),
+           TEST(test_close_under_load), TEST(test_snapshot_ends_while_closing), TEST(test_handles_come_and_go),
            TEST(test_reader_during_a_sync), TEST(test_reader_during_a_write),
            TEST(test_undone_delete), TEST(test_undone_put), TEST(test_rollback_under_load),
            TEST(test_failure_under_load), TEST(test_power_cuts_under_load))
