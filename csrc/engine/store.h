@@ -108,7 +108,7 @@ typedef struct kv_store {
      * shards.  While it looks, sweep_expiry collects what is put behind its back; 0: it does not look. */
     _Atomic uint64_t next_expiry, sweep_expiry;
     _Alignas(64) kv_worker worker;
-    _Atomic bool tail_waits; /* some shards\' counts are still those of the checkpoint.  Release by who has loaded them,
+    _Atomic bool tail_waits; /* some shards' counts are still those of the checkpoint.  Release by who has loaded them,
                                 acquire by who counts */
     _Atomic uint32_t saving; /* 1: somebody makes a checkpoint or a backup; a futex */
 
