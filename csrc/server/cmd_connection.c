@@ -187,6 +187,14 @@ kv_run kv_cmd_hello(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
+/* In EXEC in its turn: what stands behind it is answered in its protocol.  (It may well run several times.) */
+kv_status kv_step_hello(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t argc, kv_error *err) {
+    (void)t;
+    (void)err;
+    (void)kv_cmd_hello(c, argv, argc);
+    return KV_OK;
+}
+
 /* ---- CLIENT -------------------------------------------------------------------------------------------- */
 
 void kv_client_describe(const kv_client *client, uint64_t now_ns, kv_text_buffer *b) {

@@ -15,7 +15,8 @@
 typedef struct queued {
     struct queued *next;
     const kv_command *command;
-    uint64_t position; /* while EXEC runs: of the reply that is to come */
+    uint64_t position; /* while EXEC runs: of the reply that is to come, ... */
+    uint8_t protocol;  /* ... and in which protocol */
     size_t argc;
     kv_bytes argv[]; /* their bytes follow */
 } queued;
@@ -250,6 +251,7 @@ static kv_status attempt(kv_client *c, kv_multi *m, kv_txn *t, kv_error *err) {
     kv_reply_array(&c->reply, m->count);
     for (queued *q = m->first; q != NULL; q = q->next) {
         q->position = kv_reply_position(&c->reply);
+        q->protocol = c->reply.protocol;
         if (q->command->step == NULL)
             continue; /* its turn is after the commit */
         kv_status status = KV_OK;
@@ -264,12 +266,11 @@ static kv_status attempt(kv_client *c, kv_multi *m, kv_txn *t, kv_error *err) {
 static int64_t run_aside(kv_client *c, queued *q, uint64_t position) {
     kv_reply whole = c->reply;
     kv_reply_init(&c->reply);
-    c->reply.protocol = whole.protocol;
+    c->reply.protocol = q->protocol;
     c->reply.muted = whole.muted;
     (void)kv_command_call(c, q->command, NULL, q->argv, q->argc, NULL, NULL);
     kv_reply one = c->reply;
     c->reply = whole;
-    c->reply.protocol = one.protocol;
     int64_t moved = 0;
     size_t size = (size_t)(one.end - one.start), filled = 0;
     uint8_t *bytes = one.broken ? NULL : kv_mem_alloc(size > 0 ? size : 1);
@@ -296,6 +297,7 @@ static int64_t run_aside(kv_client *c, queued *q, uint64_t position) {
 
 static void exec(kv_client *c, kv_multi *m) {
     uint64_t position = kv_reply_position(&c->reply), errors = c->errors;
+    uint8_t protocol = c->reply.protocol;
     kv_txn *t = kv_client_txn(c);
     kv_error err;
     if (t == NULL) {
@@ -305,6 +307,7 @@ static void exec(kv_client *c, kv_multi *m) {
     kv_status status;
     do {
         kv_reply_cut(&c->reply, position);
+        c->reply.protocol = protocol;
         c->errors = errors;
         status = attempt(c, m, t, &err);
     } while (status == KV_UNCHANGED);
@@ -313,6 +316,7 @@ static void exec(kv_client *c, kv_multi *m) {
         kv_reply_null_array(&c->reply);
     } else if (status < 0) {
         kv_reply_cut(&c->reply, position);
+        c->reply.protocol = protocol;
         kv_refuse_failure(c, &err);
     } else {
         int64_t moved = 0;

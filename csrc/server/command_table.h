@@ -125,7 +125,7 @@ X("pubsub", -2, PUBSUB | LOADING, 0, 0, 0, F(pubsub), NULL, "pubsub", "2.8.0", "
 /* connection */
 X("ping", -1, FAST | SUB, 0, 0, 0, F(ping), NULL, "connection", "1.0.0", "Answers PONG, or what it was given.")
 X("echo", 2, FAST, 0, 0, 0, F(echo), NULL, "connection", "1.0.0", "Answers what it was given.")
-X("hello", -1, NOAUTH | FAST | LOADING | UNTOLD, 0, 0, 0, F(hello), NULL, "connection", "6.0.0",
+X("hello", -1, NOAUTH | FAST | LOADING | UNTOLD, 0, 0, 0, F(hello), S(hello), "connection", "6.0.0",
   "Chooses the protocol, and authenticates if asked.")
 X("auth", -2, NOAUTH | FAST | LOADING | UNTOLD, 0, 0, 0, F(auth), NULL, "connection", "1.0.0", "Authenticates the connection.")
 X("select", 2, FAST | LOADING, 0, 0, 0, F(select), NULL, "connection", "1.0.0",

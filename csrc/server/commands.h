@@ -134,7 +134,7 @@ void kv_set_name(char **name, kv_bytes value);
     X(strlen) X(getrange) X(setrange) X(incr) X(decr) X(incrby) X(decrby) X(incrbyfloat) X(lcs) X(delifeq)           \
     X(setbit) X(getbit) X(bitcount) X(bitpos) X(bitop) X(bitfield) X(bitfield_ro) X(del) X(exists) X(touch) X(type)  \
     X(rename) X(renamenx) X(copy) X(flushall) X(dump) X(restore) X(object) X(memory) X(expire) X(pexpire)            \
-    X(expireat) X(pexpireat) X(ttl) X(pttl) X(expiretime) X(pexpiretime) X(persist) X(dbsize)
+    X(expireat) X(pexpireat) X(ttl) X(pttl) X(expiretime) X(pexpiretime) X(persist) X(dbsize) X(hello)
 
 #define X(name) kv_run kv_cmd_##name(kv_client *c, const kv_bytes *argv, size_t argc);
 KV_COMMAND_FUNCTIONS(X)

@@ -491,6 +491,32 @@ static void test_exec_with_other_commands(void) {
     end(&s);
 }
 
+static const char *behind_hello(setup *s, const char *first_line) {
+    stub_say(s->c, "exec");
+    const char *reply = stub_take(s->c, NULL);
+    CHECK(strncmp(reply, first_line, strlen(first_line)) == 0);
+    const char *behind = strstr(reply, "modules\r\n*0\r\n");
+    CHECK(behind != NULL);
+    return behind + strlen("modules\r\n*0\r\n");
+}
+
+static void test_exec_answers_in_the_protocol_of_each_moment(void) {
+    setup s = make(WITH_LOG_DEFERRED);
+    for (unsigned i = 0; i < 2; i++) {
+        const char *const requests[] = {"multi", "config get nope", "get none", "hello 3", "get none", "config get nope"};
+        for (unsigned k = 0; k < sizeof requests / sizeof *requests; k++)
+            ask(s.c, requests[k], k == 0 ? "+OK\n" : "+QUEUED\n");
+        CHECK_STR(behind_hello(&s, i == 0 ? "*5\r\n*0\r\n$-1\r\n%7\r\n" : "*5\r\n%0\r\n_\r\n%7\r\n"), "_\r\n%0\r\n");
+    }
+    ask(s.c, "watch a", "+OK\n");
+    ask(s.c, "set a 1", "+OK\n");
+    ask(s.c, "multi", "+OK\n");
+    ask(s.c, "hello 2", "+QUEUED\n");
+    ask(s.c, "exec", "_\n");
+    CHECK_EQ(s.c->reply.protocol, 3);
+    end(&s);
+}
+
 /* ---- Failures ------------------------------------------------------------------------------------------------------ */
 
 static void test_no_memory_for_more(void) {
@@ -899,7 +925,8 @@ CHECK_MAIN(TEST(test_strings_as_redis), TEST(test_numbers_as_redis), TEST(test_b
            TEST(test_every_command_answers_nonsense), TEST(test_ifeq), TEST(test_keys_go_when_their_time_has_come),
            TEST(test_auth), TEST(test_large_values_leave_pinned), TEST(test_limits_of_keys_and_values),
            TEST(test_a_transaction_has_a_limit), TEST(test_dump_and_restore), TEST(test_watch_sees_other_clients),
-           TEST(test_exec_with_other_commands), TEST(test_no_memory_for_more), TEST(test_memory_fails_anywhere),
+           TEST(test_exec_with_other_commands), TEST(test_exec_answers_in_the_protocol_of_each_moment),
+           TEST(test_no_memory_for_more), TEST(test_memory_fails_anywhere),
            TEST(test_strings_without_memory), TEST(test_numbers_without_memory), TEST(test_bits_without_memory),
            TEST(test_keys_without_memory), TEST(test_expiry_without_memory), TEST(test_multi_without_memory),
            TEST(test_connection_without_memory), TEST(test_pubsub_without_memory), TEST(test_server_without_memory),
