@@ -1,12 +1,13 @@
 """Fuzz targets, tests/fuzz/fuzz_*.c: each runs on its corpus, under address and UB sanitizers.
 
 With ``--fuzz-seconds N`` each also runs under libFuzzer (needs clang) for so long, from the corpus
-on, and prints how many inputs it tried and how many branches they reached. An input that ends it is
-kept in build/c-tests/fuzz/TARGET.found.
+on, and prints how many inputs it tried, in how many seconds of the processor, and how many branches
+they reached. An input that ends it is kept in build/c-tests/fuzz/TARGET.found.
 """
 
 import os
 import re
+import resource
 import subprocess
 from functools import cache
 
@@ -43,13 +44,22 @@ def test_corpus(target):
 
 
 def words_of(target):
-    """What libFuzzer tries: the commands' names, and what requests are made of; or what files are."""
+    """What libFuzzer tries: what commands know, and what requests are made of; or what files are."""
     if target.stem not in ("fuzz_command", "fuzz_resp"):
         return ["PKVF", "PKVB", r"PYKVLOG\x0a", r"PYKVCKP\x0a", r"PYKVEND\x0a"]
-    table = (c_build.ROOT / "csrc" / "server" / "command_table.h").read_text()
-    words = re.findall(r'^ *X\("(\w+)"', table, re.MULTILINE)
-    words += [r"\x0d\x0a", "*1", "*2", "*3", "$1", "$3", "$-1"]
-    return [*words, "nx", "xx", "get", "ex", "px", "match", "count"]
+    server = c_build.ROOT / "csrc" / "server"
+    source = "".join(path.read_text() for path in sorted(server.glob("*.[ch]")))
+    # Commands, subcommands, parameters, options.
+    words = re.findall(r'(?:^ *X\(|\{|kv_word_is\([^"\n]*, )"([\w-]+)"', source, re.MULTILINE)
+    words += [r"\x0d\x0a", r"\x0d\x0a\x0d\x0a", "*1", "*2", "*3", "$1", "$3", "$-1", r"\\x00", r"\\xc3"]
+    words += ["-1", "0", "1", "65535", "70000", "9223372036854775807", "-9223372036854775808", "1e300", "#1", "u63", "i64"]
+    return list(dict.fromkeys(words))
+
+
+def processor_seconds():
+    """Of all programs that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.slow
@@ -67,6 +77,7 @@ def test_fuzz(target, request, capsys):
     words.write_text("".join(f'"{word}"\n' for word in words_of(target)))
     # Leaks are looked for at the end: in between, what a pool has mapped is not seen as in use.
     limits = ["-max_len=4096", "-malloc_limit_mb=256", "-timeout=20", "-detect_leaks=0"]
+    before = processor_seconds()
     done = subprocess.run(
         [*variant.probe, program, f"-max_total_time={seconds}", "-print_final_stats=1", *limits]
         + [f"-dict={words}", f"-artifact_prefix={found}/", grown, corpus_of(target)],
@@ -78,11 +89,12 @@ def test_fuzz(target, request, capsys):
         timeout=seconds + 300,
         check=False,
     )
+    used = processor_seconds() - before
     executed = re.search(r"number_of_executed_units:\s*(\d+)", done.stdout)
     count = executed.group(1) if executed else "an unknown number of"
     reached = re.findall(r"\bcov: (\d+)", done.stdout)[-1:]
     with capsys.disabled():
         outcome = "no finding" if done.returncode == 0 else "A FINDING"
-        print(f"\n{target.stem}: {count} inputs in {seconds} s, {outcome}; branches: {reached}")
+        print(f"\n{target.stem}: {count} inputs in {used:.0f} s of the processor, {outcome}; branches: {reached}")
     if done.returncode != 0:
         pytest.fail(f"exit code {done.returncode}\n{done.stdout[-8000:]}", pytrace=False)

@@ -14,6 +14,10 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* A target may have the one, and changes bytes in its own way with the help of the other, which is libFuzzer's. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsigned seed);
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t size_max);
+
 #define DEMAND(condition)                                                                        \
     do {                                                                                         \
         if (!(condition)) {                                                                      \

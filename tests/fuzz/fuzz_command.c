@@ -1,21 +1,28 @@
 /* fuzz_command.c - commands get whatever the parser finds in any bytes.
  *
- * One client without a socket on a store in memory, which is emptied for each input.  The input's first byte chooses protocol, password and debug commands; the rest are
- * requests.  Each request gets one reply, and a well-formed one; a request that is put off has replied nothing; at the end the
- * store is consistent, and memory is in proportion.
+ * Two clients without sockets.  The input's first byte chooses protocol, password, debug commands and the store: in memory, in
+ * little memory, or with a log; whether the checksums of RESTORE are made to fit; and whether a store with a log is opened again in
+ * the end.  The rest are requests; an empty one gives the word to the other client, a minute later.
+ *
+ * Each request gets one reply, and a well-formed one; a request that is put off has replied nothing; at the end the store is
+ * consistent, memory is in proportion, and a store that is opened again holds the same.  Then it is emptied.
  */
-#include <unistd.h>
-
+#include "base/bytes.h"
 #include "fuzz.h"
+#include "model.h"
 #include "server_stub.h"
+#include "world.h"
 
-enum { BULK_MAX = 4096, ARGS_MAX = 1000, MEMORY_MAX = 64 << 20, DEPTH_MAX = 16 };
+enum { BULK_MAX = 65536, ARGS_MAX = 1000, MEMORY_MAX = 64 << 20, DEPTH_MAX = 16, LOG_MAX = 1 << 18 };
+enum { RESP3 = 1, PASSWORD = 2, DEBUGGING = 4, STORE_SHIFT = 3, SUMS = 32, AGAIN = 192 }; /* in the first byte */
+
+#define NOW_MS UINT64_C(1700000000000)
 
 /* ---- What a reply is ------------------------------------------------------------------------------------ */
 
 typedef struct text {
     const char *p, *end;
-    bool resp3; /* allowed */
+    bool resp2, resp3; /* allowed */
 } text;
 
 /* The line at hand, without its end; NULL: it has none, or a CR or LF inside. */
@@ -76,7 +83,7 @@ static bool take_value(text *t, unsigned depth) {
         return is_double(line, size);
     case '$':
     case '=':
-        if (!is_integer(line, size, &n) || n < -1 || (n == -1 && (t->resp3 || type == '=')))
+        if (!is_integer(line, size, &n) || n < -1 || (n == -1 && (!t->resp2 || type == '=')))
             return false;
         if (n == -1)
             return true;
@@ -88,7 +95,7 @@ static bool take_value(text *t, unsigned depth) {
     case '~':
     case '>':
     case '%':
-        if (!is_integer(line, size, &n) || n < -1 || (n == -1 && (t->resp3 || type != '*')))
+        if (!is_integer(line, size, &n) || n < -1 || (n == -1 && (!t->resp2 || type != '*')))
             return false;
         for (n *= type == '%' ? 2 : 1; n > 0; n--)
             if (!take_value(t, depth + 1))
@@ -98,8 +105,8 @@ static bool take_value(text *t, unsigned depth) {
     return false;
 }
 
-/* Takes all reply bytes of the client; how many values they are. */
-static unsigned take_values(kv_client *c, bool resp3) {
+/* Takes all reply bytes of the client; how many values they are.  `mixed`: in the one protocol or the other. */
+static unsigned take_values(kv_client *c, bool mixed) {
     size_t size = (size_t)(c->reply.end - c->reply.start), filled = 0;
     char *bytes = (char *)fuzz_copy(NULL, 0);
     bytes = realloc(bytes, size + 1);
@@ -117,7 +124,8 @@ static unsigned take_values(kv_client *c, bool resp3) {
     }
     DEMAND(filled == size);
     unsigned values = 0;
-    for (text t = {bytes, bytes + size, resp3}; t.p < t.end; values++)
+    bool resp3 = c->reply.protocol == 3;
+    for (text t = {bytes, bytes + size, mixed || !resp3, mixed || resp3}; t.p < t.end; values++)
         if (!take_value(&t, 0)) {
             fprintf(stderr, "not a reply, after %u others: %.*s\n", values, (int)(t.end - t.p), t.p);
             abort();
@@ -129,8 +137,10 @@ static unsigned take_values(kv_client *c, bool resp3) {
 /* ---- Requests --------------------------------------------------------------------------------------------- */
 
 typedef struct session {
+    world *w;
+    kv_db *db; /* the clients' */
     stub *server;
-    kv_client *client;
+    bool sums;
     size_t names; /* that were subscribed to, at the most */
 } session;
 
@@ -172,18 +182,44 @@ static bool is_silent(const kv_client *c) {
     return c->reply_off || c->reply_skip_next;
 }
 
-static void run_request(session *s, const kv_bytes *argv, size_t argc) {
-    kv_client *c = s->client;
+/* As a loop does now and then. */
+static void settle(session *s) {
+    kv_ticket ticket;
+    kv_pending_ticket(s->db, &ticket);
+    CHECK_OK(kv_ticket_wait(s->w->db, &ticket, &s->w->err), &s->w->err);
+    kv_pending_ticket(s->db, &ticket);
+    CHECK(ticket.group == NULL);
+    kv_settle(s->db);
+}
+
+/* The CRC-64 at the end of what RESTORE gets. */
+static void sum_payload(uint8_t *p, size_t size) {
+    uint64_t crc = 0;
+    if (size < 8)
+        return;
+    for (size_t i = 0; i < size - 8; i++) {
+        crc ^= p[i];
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (crc & 1 ? UINT64_C(0x95ac9329ac4bc9b5) : 0);
+    }
+    kv_store64(p + size - 8, crc);
+}
+
+static void run_request(session *s, kv_client *c, const kv_bytes *argv, size_t argc) {
     if (must_be_left_out(s, argv, argc))
         return;
-    bool silent = is_silent(c), resp3 = c->reply.protocol == 3;
+    bool silent = is_silent(c);
     atomic_store(&s->server->config.bulk_max, BULK_MAX); /* whatever CONFIG SET has made of it */
     for (unsigned tries = 0; kv_command_run(c, argv, argc) == KV_RUN_LATER; tries++) {
         DEMAND(tries == 0 && c->reply.start == c->reply.end);
-        kv_settle(c->db);
+        settle(s);
     }
-    resp3 |= c->reply.protocol == 3;
-    check_count(argv, take_values(c, resp3), silent || is_silent(c));
+    check_count(argv, take_values(c, kv_word_is(argv[0], "exec")), silent || is_silent(c));
+    for (size_t i = 0; i < s->server->client_count; i++) {
+        kv_client *other = s->server->clients[i];
+        if (other->reply.end > other->reply.start) /* a message */
+            DEMAND(kv_pubsub_count(other) > 0 && take_values(other, false) > 0);
+    }
 }
 
 static void run_requests(session *s, uint8_t *bytes, size_t size) {
@@ -191,63 +227,135 @@ static void run_requests(session *s, uint8_t *bytes, size_t size) {
     kv_resp_parser parser;
     const kv_bytes *argv;
     const char *error;
-    size_t argc, used, wanted;
+    size_t argc, used, wanted, turn = 0;
+    kv_client *c = s->server->clients[0];
     kv_resp_init(&parser);
-    while (!s->client->close_after_reply && !s->client->close_now &&
+    while (!c->close_after_reply && !c->close_now &&
            kv_resp_parse(&parser, &limits, bytes, size, &argv, &argc, &used, &wanted, &error) == KV_RESP_REQUEST) {
-        if (argc > 0)
-            run_request(s, argv, argc);
+        if (s->sums && argc > 3 && kv_word_is(argv[0], "restore"))
+            sum_payload(bytes + ((const uint8_t *)argv[3].data - bytes), argv[3].size);
+        if (argc > 0) {
+            run_request(s, c, argv, argc);
+        } else {
+            c = s->server->clients[++turn % s->server->client_count];
+            world_set_clock(s->w, NOW_MS + turn * 60000);
+        }
         bytes += used;
         size -= used;
     }
     kv_resp_fini(&parser);
 }
 
-static kv_db *db, *deferred; /* one store for all inputs: opening takes longer than most of them */
+/* ---- Stores ----------------------------------------------------------------------------------------------- */
 
-static void close_store(void) {
-    kv_error err;
-    DEMAND(kv_close(deferred, &err) == KV_OK);
-    kv_destroy(deferred);
-    DEMAND(kv_close(db, &err) == KV_OK);
-    kv_destroy(db);
+typedef enum kind { IN_MEMORY, FULL_SOON, EVICTING, WITH_LOG, KINDS } kind;
+
+/* They are for many inputs: opening takes longer than most of them. */
+static session places[KINDS];
+
+static void open_place(session *p, kind k) {
+    p->w = world_create();
+    p->w->options.max_memory = k == FULL_SOON || k == EVICTING ? 4096 : 0;
+    p->w->options.when_full = k == EVICTING ? KV_FULL_EVICT : KV_FULL_REFUSE;
+    if (k == WITH_LOG)
+        world_open(p->w);
+    else
+        CHECK_OK(kv_open(NULL, &p->w->options, &p->w->db, &p->w->err), &p->w->err);
+    CHECK_OK(kv_dup(p->w->db, true, &p->db, &p->w->err), &p->w->err);
 }
 
-static void open_store(void) {
-    kv_error err;
-    DEMAND(kv_open(NULL, NULL, &db, &err) == KV_OK);
-    DEMAND(kv_dup(db, true, &deferred, &err) == KV_OK);
-    atexit(close_store); /* before leaks are looked for */
+static void close_place(session *p) {
+    CHECK_OK(kv_close(p->db, &p->w->err), &p->w->err);
+    kv_destroy(p->db);
+    world_destroy(p->w);
+    p->w = NULL;
+}
+
+static void close_places(void) {
+    for (kind k = 0; k < KINDS; k++)
+        if (places[k].w != NULL)
+            close_place(&places[k]);
+}
+
+/* What was acknowledged is in the log. */
+static void open_again(session *p) {
+    settle(p);
+    uint64_t before = store_digest(p->w->db);
+    CHECK_OK(kv_close(p->db, &p->w->err), &p->w->err);
+    kv_destroy(p->db);
+    world_close(p->w);
+    world_open(p->w);
+    DEMAND(store_digest(p->w->db) == before);
+    CHECK_OK(kv_dup(p->w->db, true, &p->db, &p->w->err), &p->w->err);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static bool is_begun;
     kv_error err;
     kv_stats stats;
     if (size < 2 || size > 16384)
         return 0;
-    if (db == NULL)
-        open_store();
-    stub *server = stub_create(db);
-    server->config.debug_commands = (data[0] & 4) != 0;
-    if (data[0] & 2)
-        DEMAND(kv_config_row_set(&server->config, kv_text("requirepass"), kv_text("secret"), false, &err) == KV_OK);
-    session s = {.server = server, .client = stub_client(server, deferred)};
-    if (data[0] & 1)
-        s.client->reply.protocol = 3;
+    if (!is_begun)
+        is_begun = atexit(close_places) == 0; /* before leaks are looked for */
+    kind k = data[0] >> STORE_SHIFT & 3;
+    session *s = &places[k];
+    if (s->w == NULL)
+        open_place(s, k);
+    world_set_clock(s->w, NOW_MS);
+    s->server = stub_create(s->w->db);
+    s->names = 0;
+    s->sums = (data[0] & SUMS) != 0;
+    s->server->config.debug_commands = (data[0] & DEBUGGING) != 0;
+    if (data[0] & PASSWORD)
+        DEMAND(kv_config_row_set(&s->server->config, kv_text("requirepass"), kv_text("secret"), false, &err) == KV_OK);
+    for (unsigned i = 0; i < 2; i++)
+        if (stub_client(s->server, s->db)->id == 1 && (data[0] & RESP3))
+            s->server->clients[i]->reply.protocol = 3;
 
     uint8_t *bytes = fuzz_copy(data + 1, size - 1);
-    run_requests(&s, bytes, size - 1);
+    run_requests(s, bytes, size - 1);
     free(bytes);
 
-    kv_reply_trim(&s.client->reply);
-    DEMAND(s.client->reply.memory_bytes == 0);
-    DEMAND(kv_get_stats(db, 0, &stats, &err) == KV_OK && stats.memory_charged <= MEMORY_MAX);
-    if (kv_verify(db, &err) != KV_OK) {
-        fprintf(stderr, "kv_verify: %s\n", err.message);
-        abort();
+    for (size_t i = 0; i < s->server->client_count; i++) {
+        kv_reply_trim(&s->server->clients[i]->reply);
+        DEMAND(s->server->clients[i]->reply.memory_bytes == 0);
     }
-    stub_destroy(server);
-    DEMAND(kv_clear(db, 0, &err) == KV_OK);
-    kv_settle(deferred);
+    DEMAND(kv_get_stats(s->w->db, 0, &stats, &err) == KV_OK && stats.memory_charged <= MEMORY_MAX);
+    CHECK_OK(kv_verify(s->w->db, &err), &err);
+    stub_destroy(s->server);
+    if (k == WITH_LOG && ((data[0] & AGAIN) == AGAIN || stats.log_bytes > LOG_MAX)) {
+        open_again(s);
+        close_place(s);
+        return 0;
+    }
+    settle(s);
+    CHECK_OK(kv_clear(s->w->db, 0, &err), &err);
+    kv_settle(s->db);
     return 0;
+}
+
+/* Mostly changes one request, or puts it elsewhere once more. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsigned seed) {
+    size_t lines = 0, from = 1, to, wanted;
+    for (size_t i = 1; i < size; i++)
+        lines += data[i] == '\n';
+    if (seed % 4 == 0 || lines == 0 || size == size_max)
+        return LLVMFuzzerMutate(data, size, size_max);
+    for (wanted = seed / 4 % lines; wanted > 0; from++)
+        wanted -= data[from] == '\n';
+    for (to = from; data[to] != '\n'; to++)
+        ;
+    size_t rest = size - to;
+    uint8_t *behind = fuzz_copy(data + to, rest);
+    if (seed % 4 == 1) { /* once more, at the end */
+        size_t more = to + 1 - from < size_max - size ? to + 1 - from : size_max - size;
+        memcpy(data + size, data + from, more);
+        size += more;
+    } else {
+        to = from + LLVMFuzzerMutate(data + from, to - from, size_max - from - rest);
+        memcpy(data + to, behind, rest);
+        size = to + rest;
+    }
+    free(behind);
+    return size;
 }

@@ -257,9 +257,17 @@ static bool see_problem(void *arg, const kv_error *problem, const char *loss) {
     return true;
 }
 
+static void see_suspect(void *arg, kv_bytes key) {
+    (void)arg;
+    CHECK(key.size <= KV_KEY_MAX);
+    free(fuzz_copy(key.data, key.size)); /* all of it can be read */
+}
+
 static uint64_t check_files(trial *t, kv_db *into) {
     uint64_t seen = 0, files = world_files_digest(t->image);
     kv_check_options options = {.problem = see_problem, .arg = &seen, .os = &t->os};
+    if (into != NULL)
+        options.suspect = see_suspect;
     kv_check_summary summary;
     kv_status status = into == NULL ? kv_check(WORLD_DIR, &options, &summary, &t->err)
                                     : kv_salvage(WORLD_DIR, into, &options, &summary, &t->err);
