@@ -2,11 +2,14 @@
  *
  * Two clients without sockets.  The input's first byte chooses protocol, password, debug commands and the store: in memory, in
  * little memory, or with a log; whether the checksums of RESTORE are made to fit; and whether a store with a log is opened again in
- * the end.  The rest are requests; an empty one gives the word to the other client, a minute later.
+ * the end, perhaps after its disk has failed (how, says the second byte, too).  The rest are requests; an empty one gives the word
+ * to the other client, a minute later.
  *
  * Each request gets one reply, and a well-formed one; a request that is put off has replied nothing; at the end the store is
  * consistent, memory is in proportion, and a store that is opened again holds the same.  Then it is emptied.
  */
+#include <errno.h>
+
 #include "base/bytes.h"
 #include "fuzz.h"
 #include "model.h"
@@ -14,7 +17,8 @@
 #include "world.h"
 
 enum { BULK_MAX = 65536, ARGS_MAX = 1000, MEMORY_MAX = 64 << 20, DEPTH_MAX = 16, LOG_MAX = 1 << 18 };
-enum { RESP3 = 1, PASSWORD = 2, DEBUGGING = 4, STORE_SHIFT = 3, SUMS = 32, AGAIN = 192 }; /* in the first byte */
+enum { RESP3 = 1, PASSWORD = 2, DEBUGGING = 4, STORE_SHIFT = 3, SUMS = 32 }; /* in the first byte, ... */
+enum { ENDS = 3 << 6, FAILS = 1 << 6, AGAIN = 3 << 6 };                           /* ... and how it ends */
 
 #define NOW_MS UINT64_C(1700000000000)
 
@@ -140,7 +144,7 @@ typedef struct session {
     world *w;
     kv_db *db; /* the clients' */
     stub *server;
-    bool sums;
+    bool sums, fails;
     size_t names; /* that were subscribed to, at the most */
 } session;
 
@@ -185,10 +189,10 @@ static bool is_silent(const kv_client *c) {
 /* As a loop does now and then. */
 static void settle(session *s) {
     kv_ticket ticket;
-    kv_pending_ticket(s->db, &ticket);
-    CHECK_OK(kv_ticket_wait(s->w->db, &ticket, &s->w->err), &s->w->err);
-    kv_pending_ticket(s->db, &ticket);
-    CHECK(ticket.group == NULL);
+    for (kv_pending_ticket(s->db, &ticket); ticket.group != NULL; kv_pending_ticket(s->db, &ticket)) {
+        kv_status status = kv_ticket_wait(s->w->db, &ticket, &s->w->err);
+        DEMAND(status == KV_OK || s->fails);
+    }
     kv_settle(s->db);
 }
 
@@ -237,6 +241,7 @@ static void run_requests(session *s, uint8_t *bytes, size_t size) {
         if (argc > 0) {
             run_request(s, c, argv, argc);
         } else {
+            settle(s);
             c = s->server->clients[++turn % s->server->client_count];
             world_set_clock(s->w, NOW_MS + turn * 60000);
         }
@@ -277,16 +282,25 @@ static void close_places(void) {
             close_place(&places[k]);
 }
 
-/* What was acknowledged is in the log. */
-static void open_again(session *p) {
+/* Some write, or a sync, goes wrong: once or from then on. */
+static void break_disk(session *p, uint8_t how) {
+    fault_os_fail(p->w->faults, how & 1 ? FAULT_SYNC : FAULT_WRITE, 1 + (how >> 3 & 7), how & 3 ? EIO : ENOSPC,
+                  how & 4 ? FAULT_FOREVER : 0);
+}
+
+/* What was acknowledged is in the log, and nothing else, but for the group that was being written when the store failed. */
+static void open_again(session *p, bool may_differ) {
     settle(p);
     uint64_t before = store_digest(p->w->db);
-    CHECK_OK(kv_close(p->db, &p->w->err), &p->w->err);
+    (void)kv_close(p->db, &p->w->err);
     kv_destroy(p->db);
-    world_close(p->w);
+    kv_status status = world_try_close(p->w);
+    DEMAND(status == KV_OK || p->fails);
+    fault_os_heal(p->w->faults);
     world_open(p->w);
-    DEMAND(store_digest(p->w->db) == before);
-    CHECK_OK(kv_dup(p->w->db, true, &p->db, &p->w->err), &p->w->err);
+    DEMAND(store_digest(p->w->db) == before || may_differ);
+    world_destroy(p->w);
+    p->w = NULL;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -304,6 +318,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     world_set_clock(s->w, NOW_MS);
     s->server = stub_create(s->w->db);
     s->names = 0;
+    s->fails = k == WITH_LOG && (data[0] & ENDS) == FAILS;
+    if (s->fails)
+        break_disk(s, data[1]);
     s->sums = (data[0] & SUMS) != 0;
     s->server->config.debug_commands = (data[0] & DEBUGGING) != 0;
     if (data[0] & PASSWORD)
@@ -323,9 +340,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     DEMAND(kv_get_stats(s->w->db, 0, &stats, &err) == KV_OK && stats.memory_charged <= MEMORY_MAX);
     CHECK_OK(kv_verify(s->w->db, &err), &err);
     stub_destroy(s->server);
-    if (k == WITH_LOG && ((data[0] & AGAIN) == AGAIN || stats.log_bytes > LOG_MAX)) {
-        open_again(s);
-        close_place(s);
+    if (s->fails || (k == WITH_LOG && ((data[0] & ENDS) == AGAIN || stats.log_bytes > LOG_MAX))) {
+        open_again(s, s->fails && (data[1] & 3) != 0);
         return 0;
     }
     settle(s);
