@@ -17,8 +17,8 @@
 #include "world.h"
 
 enum { BULK_MAX = 65536, ARGS_MAX = 1000, MEMORY_MAX = 64 << 20, DEPTH_MAX = 16, LOG_MAX = 1 << 18 };
-enum { RESP3 = 1, PASSWORD = 2, DEBUGGING = 4, STORE_SHIFT = 3, SUMS = 32 }; /* in the first byte, ... */
-enum { ENDS = 3 << 6, FAILS = 1 << 6, AGAIN = 3 << 6 };                           /* ... and how it ends */
+/* In the first byte; FAILS and AGAIN are two of the four ways to end. */
+enum { RESP3 = 1, PASSWORD = 2, DEBUGGING = 4, STORE_SHIFT = 3, SUMS = 32, FAILS = 1 << 6, AGAIN = 3 << 6, ENDS = 3 << 6 };
 
 #define NOW_MS UINT64_C(1700000000000)
 
@@ -313,12 +313,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         is_begun = atexit(close_places) == 0; /* before leaks are looked for */
     kind k = data[0] >> STORE_SHIFT & 3;
     session *s = &places[k];
+    s->names = 0;
+    s->fails = k == WITH_LOG && (data[0] & ENDS) == FAILS;
+    if (s->fails && s->w != NULL)
+        close_place(s); /* the same call is to fail each time */
     if (s->w == NULL)
         open_place(s, k);
     world_set_clock(s->w, NOW_MS);
     s->server = stub_create(s->w->db);
-    s->names = 0;
-    s->fails = k == WITH_LOG && (data[0] & ENDS) == FAILS;
     if (s->fails)
         break_disk(s, data[1]);
     s->sums = (data[0] & SUMS) != 0;
