@@ -33,6 +33,7 @@ REQUESTS = {
     "DEBUG STRINGMATCH-LEN 1000 a*a": 1, "DEBUG STRINGMATCH-LEN x a": INTEGER, "DEBUG HELP": b"SLEEP <seconds>",
     "DEBUG SLEEP x": "ERR value is not a valid float", "LATENCY DOCTOR": b"No events are kept", "LATENCY HELP": b"DOCTOR",
     "CONFIG SET": "ERR wrong number of arguments for 'config|set' command", "CONFIG HELP": b"GET <pattern>",
+    "CONFIG SET appendfsync always": b"OK", "CONFIG GET maxmemory": b"0", "INCRBYFLOAT none -1e-20": b"0",
     "CONFIG SET maxclients x": "ERR CONFIG SET failed (possibly related to argument 'maxclients') - argument couldn't be parsed",
     "CONFIG SET maxclients 0": "ERR CONFIG SET failed (possibly related to argument 'maxclients') - argument must be between 1",
     "CONFIG SET maxclients 9 maxclients 8": "ERR CONFIG SET failed (possibly related to argument 'maxclients') - duplicate",
@@ -159,8 +160,26 @@ def test_in_a_transaction(raw):
     assert replies == [b"OK", "ERR invalid expire time in 'psetex' command", b"OK", 300, None, b"0.5", b"0", SYNTAX, INTEGER, SYNTAX, 4]
 
 
+def test_many_keys_and_long_ones(raw):
+    assert raw.ask("MSET", *(word for i in range(40) for word in (i, "v"))) == b"OK"
+    assert raw.ask("DEL", *range(20)) == raw.ask("UNLINK", *range(20, 40)) == 20
+    assert str(raw.ask("OBJECT", "ENCODING", b"k" * 65_536)).startswith("ERR key exceeds maximum allowed size")
+    assert raw.ask("MSET", "a", "ab", "b", "a") == b"OK" and raw.ask("LCS", "a", "b") == b"a"
+
+
+@pytest.mark.parametrize("sync, appendfsync", [("always", b"always"), ("interval", b"everysec"), ("never", b"no")])
+def test_how_often_it_syncs(tmp_path, open_store, sync, appendfsync):
+    with pykv.serve(open_store(tmp_path / "store", sync=sync), port=0) as server, Raw(server.address) as raw:
+        assert raw.ask("CONFIG", "GET", "appendfsync") == [b"appendfsync", appendfsync]
+        assert raw.ask("CONFIG", "SET", "appendfsync", appendfsync) == b"OK"
+        assert isinstance(raw.ask("CONFIG", "SET", "appendfsync", "sometimes"), RuntimeError)
+
+
 def test_all_commands_are_described(raw):
     count = raw.ask("COMMAND", "COUNT")
+    info, unknown = raw.ask("COMMAND", "INFO", "get", "none")
+    assert info[0] == b"get" and unknown is None
+    assert raw.ask("COMMAND", "DOCS", "get", "none")[0] == b"get"
     assert len(raw.ask("COMMAND", "INFO")) == count == len(raw.ask("COMMAND")) and len(raw.ask("COMMAND", "DOCS")) == 2 * count
     raw.send(b"CLIENT REPLY SKIP\r\nPING\r\nCLIENT REPLY OFF\r\nPING\r\nCLIENT REPLY ON\r\n")
     assert raw.reply() == b"OK" and raw.ask("PING") == b"PONG"

@@ -726,6 +726,30 @@ static void test_a_store_that_failed(void) {
     world_destroy(s.w);
 }
 
+/* Each failure of the engine has a text that clients know what to do with. */
+static void test_failures_as_text(void) {
+    static const struct {
+        kv_status status;
+        const char *reply;
+    } table[] = {{KV_ERR_MEMLIMIT, "-OOM command not allowed when used memory > 'maxmemory'.\n"},
+                 {KV_ERR_NOMEM, "-OOM out of memory\n"},
+                 {KV_ERR_FAILED, "-MISCONF Errors writing to the AOF file: it is so\n"},
+                 {KV_ERR_IO, "-MISCONF Errors writing to the AOF file: it is so\n"},
+                 {KV_ERR_NOSPACE, "-MISCONF Errors writing to the AOF file: it is so\n"},
+                 {KV_ERR_NOTINT, "-ERR value is not an integer or out of range\n"},
+                 {KV_ERR_RANGE, "-ERR increment or decrement would overflow\n"},
+                 {KV_ERR_LIMIT, "-ERR string exceeds maximum allowed size (proto-max-bulk-len)\n"},
+                 {KV_ERR_READONLY, "-READONLY You can't write against a read only store.\n"},
+                 {KV_ERR_CORRUPT, "-ERR it is so\n"}};
+    setup s = make(IN_MEMORY);
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        (void)kv_fail(&s.err, table[i].status, "it is so");
+        kv_reply_failure(&s.c->reply, &s.err);
+        stub_check_reply(s.c, kv_status_name(table[i].status), table[i].reply);
+    }
+    end(&s);
+}
+
 /* ---- What is pending ------------------------------------------------------------------------------------------------- */
 
 static void test_some_wait_until_nothing_is_pending(void) {
@@ -741,6 +765,13 @@ static void test_some_wait_until_nothing_is_pending(void) {
         stub_check_reply(s.c, requests[i], "+OK\n");
     }
     CHECK_EQ(s.server->reloads, 2);
+    ask(s.c, "set a 1", "+OK\n");
+    ask(s.c, "client reply skip", ""); /* of the next request, however often it has to begin */
+    CHECK_EQ(stub_feed(s.c, requests[0], strlen(requests[0])), 1);
+    settle(&s);
+    CHECK_EQ(stub_feed(s.c, requests[0], strlen(requests[0])), 0);
+    stub_check_reply(s.c, requests[0], "");
+    ask(s.c, "ping", "+PONG\n");
     ask(s.c, "waitaof 1 0 0", "*2\n:1\n:0\n");
     ask(s.c, "bgsave", "+Background saving started\n");
     ask(s.c, "bgsave", "-ERR Background save already in progress\n");
@@ -776,6 +807,18 @@ static void test_client_list_and_kill(void) {
     stub_say(s.c, "client list type pubsub");
     text = stub_take(s.c, NULL);
     CHECK(strstr(text, "id=2 ") != NULL && strstr(text, "id=1 ") == NULL);
+    kv_client *third = stub_client(s.server, s.db);
+    ask(third, "client no-evict on", "+OK\n");
+    ask(third, "client no-touch on", "+OK\n");
+    ask(third, "multi", "+OK\n");
+    ask(third, "ping", "+QUEUED\n");
+    third->close_after_reply = third->close_now = true;
+    stub_say(s.c, "client list type normal");
+    text = stub_take(s.c, NULL);
+    CHECK(strstr(text, "id=1 ") != NULL && strstr(text, "id=2 ") == NULL);
+    CHECK_CONTAINS(text, "id=3 ");
+    CHECK_CONTAINS(text, " flags=xcAeT ");
+    CHECK_CONTAINS(text, " multi=1 ");
     stub_say(s.c, "client list id 1 77");
     text = stub_take(s.c, NULL);
     CHECK(strstr(text, "id=1 ") != NULL && strstr(text, "id=2 ") == NULL);
@@ -930,6 +973,6 @@ CHECK_MAIN(TEST(test_strings_as_redis), TEST(test_numbers_as_redis), TEST(test_b
            TEST(test_strings_without_memory), TEST(test_numbers_without_memory), TEST(test_bits_without_memory),
            TEST(test_keys_without_memory), TEST(test_expiry_without_memory), TEST(test_multi_without_memory),
            TEST(test_connection_without_memory), TEST(test_pubsub_without_memory), TEST(test_server_without_memory),
-           TEST(test_transactions_without_memory), TEST(test_a_store_that_failed),
+           TEST(test_transactions_without_memory), TEST(test_a_store_that_failed), TEST(test_failures_as_text),
            TEST(test_some_wait_until_nothing_is_pending), TEST(test_client_list_and_kill), TEST(test_client_reply),
            TEST(test_info_tells_what_happened), TEST(test_failures_of_what_exec_runs), TEST(test_slow_log))

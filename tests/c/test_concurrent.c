@@ -397,7 +397,7 @@ static void test_count_is_of_one_moment(void) {
     crew_add(&crew, turns_run, &t);
     while (atomic_load(&t.taken) < TURNS) {
         uint64_t count;
-        CHECK_OK(kv_count(t.w->db, &count, &t.w->err), &t.w->err);
+        CHECK_OK(kv_count(t.w->db, 0, &count, &t.w->err), &t.w->err);
         CHECK(count <= 1);
     }
     crew_join(&crew);

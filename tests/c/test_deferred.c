@@ -161,11 +161,45 @@ static void test_reads_note_what_they_see(void) {
     put(other, "i", "1");
     CHECK_OK(kv_get_item(late, LITERAL("i"), 0, &item, &w->err), &w->err);
     kv_item_release(&item);
+    kv_item_copy(&item, &item); /* nothing is held, nor by its copy */
+    CHECK(item.pin == NULL);
     CHECK(kv_pending(late) == kv_pending(other));
     CHECK_OK(wait_pending(), &w->err);
     put(other, "e", "1");
     CHECK_OK(kv_get_expiry(late, LITERAL("e"), 0, &expiry, &w->err), &w->err);
     CHECK(kv_pending(late) == kv_pending(other));
+    kv_destroy(other);
+    end();
+}
+
+static void commit_pending(worker *me) {
+    kv_error err;
+    CHECK_OK(kv_ticket_wait(w->db, me->shared, &err), &err);
+}
+
+/* What it wrote itself comes after what it reads, which is on its way to the disk: that is what it waits for. */
+static void test_a_read_of_an_earlier_group(void) {
+    begin(KV_SYNC_ALWAYS);
+    crew crew = {0};
+    kv_db *other;
+    kv_ticket first;
+    CHECK_OK(kv_dup(w->db, true, &other, &w->err), &w->err);
+    put(other, "a", "1");
+    kv_pending_ticket(other, &first);
+    const void *earlier = kv_pending(other);
+    fault_os_gate_close(w->faults, FAULT_WRITE);
+    crew_add(&crew, commit_pending, &first);
+    do /* until the group is on its way */
+        put(late, "b", "1");
+    while (kv_pending(late) == earlier);
+    const void *own = kv_pending(late);
+    CHECK_STR(get(late, "a"), "1");
+    CHECK(kv_pending(late) == own);
+    fault_os_gate_open(w->faults, FAULT_WRITE);
+    crew_join(&crew);
+    CHECK_OK(wait_pending(), &w->err);
+    CHECK_STR(get(w->db, "a"), "1");
+    CHECK_STR(get(w->db, "b"), "1");
     kv_destroy(other);
     end();
 }
@@ -540,7 +574,7 @@ static void test_conditions_in_threads(void) {
 }
 
 CHECK_MAIN(TEST(test_write_returns_before_it_is_durable), TEST(test_each_way_to_write), TEST(test_reads_note_what_they_see),
-           TEST(test_interval_and_memory), TEST(test_no_space_undoes), TEST(test_undone_before_the_ticket_is_taken),
+           TEST(test_a_read_of_an_earlier_group), TEST(test_interval_and_memory), TEST(test_no_space_undoes), TEST(test_undone_before_the_ticket_is_taken),
            TEST(test_failed_sync), TEST(test_close_flushes), TEST(test_settle),
            TEST(test_conditions), TEST(test_conditions_and_expiry), TEST(test_scan), TEST(test_reopen), TEST(test_reopen_fails), TEST(test_loops),
            TEST(test_conditions_in_threads))

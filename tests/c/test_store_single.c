@@ -552,6 +552,7 @@ static void test_closed(void) {
         CHECK_STATUS(kv_get(db, A, 0, &value, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_contains(db, A, 0, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_get_many(db, keys, 3, &values, &err), KV_ERR_CLOSED, &err);
+        kv_prefetch(db, keys, 3);
         CHECK_STATUS(kv_count(db, 0, &number, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_put(db, A, A, 0, &err), KV_ERR_CLOSED, &err);
         CHECK_STATUS(kv_delete(db, A, 0, &err), KV_ERR_CLOSED, &err);
