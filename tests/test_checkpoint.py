@@ -212,6 +212,19 @@ def test_preload(path):
         assert_holds(store, ITEMS)
 
 
+def test_preload_tells_how_far_it_is(path):
+    with pykv.open(path) as store:
+        store.put_many((b"%d" % i, b"") for i in range(60_000))
+        store.checkpoint()
+    with pykv.open(path, read_only=True) as store:
+        with pytest.raises(ZeroDivisionError):
+            store.preload(progress=lambda done, total: 1 / 0)
+        told = []
+        store.preload(progress=lambda *parts: told.append(parts))
+        assert told and told == sorted(told) and all(0 <= done <= total for done, total in told)
+        assert len(store) == 60_000
+
+
 def test_damage_shows_at_once_or_when_it_is_met(path):
     with pykv.open(path) as store:
         store.put_many(ITEMS)

@@ -81,6 +81,13 @@ def test_saves(raw, request_):
     wait_until(lambda: isinstance(raw.ask(*request_.split()), bytes))
 
 
+def test_a_save_of_some_size(raw):
+    assert raw.ask("SET", "large", b"x" * (9 << 20)) == b"OK"
+    wait_until(lambda: isinstance(raw.ask("BGSAVE"), bytes))
+    wait_until(lambda: b"rdb_bgsave_in_progress:0" in raw.ask("INFO", "persistence"))
+    assert b"rdb_last_bgsave_status:ok" in raw.ask("INFO", "persistence")
+
+
 def crc64(data):
     """As Redis ends a DUMP with it: Jones' polynomial, reflected."""
     crc = 0
@@ -173,6 +180,7 @@ def test_how_often_it_syncs(tmp_path, open_store, sync, appendfsync):
         assert raw.ask("CONFIG", "GET", "appendfsync") == [b"appendfsync", appendfsync]
         assert raw.ask("CONFIG", "SET", "appendfsync", appendfsync) == b"OK"
         assert isinstance(raw.ask("CONFIG", "SET", "appendfsync", "sometimes"), RuntimeError)
+        assert raw.ask("SET", "k", "v") == b"OK" and raw.ask("GET", "k") == b"v"
 
 
 def test_all_commands_are_described(raw):

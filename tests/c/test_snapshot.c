@@ -108,6 +108,25 @@ static void test_equal_snapshots(void) {
     memory_close(db);
 }
 
+/* So many that nobody works out what they let go: each keeps its moment all the same. */
+static void test_many_snapshots(void) {
+    enum { COUNT = 100 };
+    kv_db *db = memory_open();
+    kv_snapshot *s[COUNT];
+    for (unsigned i = 0; i < COUNT; i++) {
+        put(db, A, bytes_of(&i, sizeof i));
+        s[i] = take(db);
+    }
+    for (unsigned i = 0; i < 1000; i++)
+        put(db, A, bytes_of(&i, sizeof i));
+    for (unsigned i = 0; i < COUNT; i++) {
+        check_at(s[i], i);
+        kv_snapshot_destroy(s[i]);
+    }
+    CHECK_EQ(held(db), 0);
+    memory_close(db);
+}
+
 /* Each handle ends its own. */
 static void test_snapshots_of_a_closed_handle(void) {
     world *w = world_create();
@@ -291,6 +310,6 @@ static void test_hot_keys_under_long_lived_snapshots(void) {
 }
 
 CHECK_MAIN(TEST(test_nothing_is_held_without_one), TEST(test_held_for_the_oldest),
-           TEST(test_equal_snapshots), TEST(test_snapshots_of_a_closed_handle),
+           TEST(test_equal_snapshots), TEST(test_many_snapshots), TEST(test_snapshots_of_a_closed_handle),
            TEST(test_count_is_that_of_its_moment), TEST(test_walk_while_it_changes),
            TEST(test_walk_over_nothing), TEST(test_hot_keys_under_long_lived_snapshots))
