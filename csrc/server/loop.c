@@ -19,6 +19,9 @@
 #define TICK_NS 100000000u
 #define ALONE_NS 1000000000u         /* see commit */
 #define SPIN_NS 50000u               /* see spin */
+#define AWAY_MAX 1000u               /* see look_once */
+#define AWAY_PERIOD 16000u
+#define BACK_WEIGHT 8u
 #define BUSY_NS UINT64_C(2000000000) /* after the last request: until rates are 0 */
 
 /* What an event belongs to: 0 the bell, odd numbers listeners, the rest connections. */
@@ -421,6 +424,7 @@ static int commit(kv_loop *loop, struct epoll_event *events) {
         count = epoll_wait(loop->epoll_fd, events, EVENTS_MAX, 0);
         if (count <= 0) {
             wait_here(loop);
+            loop->answered = true;
             return 0;
         }
     }
@@ -548,6 +552,23 @@ static int timeout_ms(const kv_loop *loop, uint64_t next_ns) {
     return ms < 3600000 ? (int)ms : 3600000;
 }
 
+/* Polls once, after a lone client that waited for the disk has been answered: how many events.
+ *
+ * The loop has slept for the disk, so the system may well let the client run on the loop's processor: then one yield is
+ * enough, and the next request is there.  To wake the client on another one takes ten times as long, and that is what
+ * the system does while the loop's is busy, be it with spinning.  So a loop that finds nothing here sleeps, though a
+ * client elsewhere then has to wake it.  Is it elsewhere nearly always (`away` counts to AWAY_MAX), it may never come:
+ * the loop spins for it as for others, and tries again after AWAY_PERIOD. */
+static int look_once(kv_loop *loop, struct epoll_event *events) {
+    sched_yield();
+    int count = epoll_wait(loop->epoll_fd, events, EVENTS_MAX, 0);
+    if (count == 0)
+        loop->away = (loop->away + 1) % AWAY_PERIOD;
+    else
+        loop->away -= loop->away < BACK_WEIGHT ? loop->away : BACK_WEIGHT;
+    return count;
+}
+
 /* Polls without sleeping, while something is expected soon: how many events.
  *
  * Going to sleep and being woken takes longer than a short gap between two requests, and who wakes us, the client
@@ -556,7 +577,7 @@ static int timeout_ms(const kv_loop *loop, uint64_t next_ns) {
  * a processor from those that it waits for. */
 static int spin(kv_loop *loop, struct epoll_event *events, uint64_t end_ns) {
     int count = 0;
-    if (!loop->may_spin || loop->gap_ns >= SPIN_NS)
+    if (!loop->may_spin || loop->gap_ns >= SPIN_NS || (loop->answered && loop->away < AWAY_MAX))
         return 0;
     while (count == 0 && !atomic_load(&loop->rung) && kv_now_ns() < end_ns) {
         sched_yield();
@@ -568,7 +589,7 @@ static int spin(kv_loop *loop, struct epoll_event *events, uint64_t end_ns) {
 /* Polls; how many events.  Nothing to do: sleeps until `next_ns`, or until it is rung. */
 static int poll_events(kv_loop *loop, struct epoll_event *events, uint64_t next_ns) {
     int timeout = loop->again != NULL || loop->later != NULL ? 0 : timeout_ms(loop, next_ns);
-    int count = epoll_wait(loop->epoll_fd, events, EVENTS_MAX, 0);
+    int count = loop->answered ? look_once(loop, events) : epoll_wait(loop->epoll_fd, events, EVENTS_MAX, 0);
     if (timeout != 0 && count == 0) {
         uint64_t start_ns = kv_now_ns();
         count = spin(loop, events, start_ns + SPIN_NS);
@@ -580,6 +601,7 @@ static int poll_events(kv_loop *loop, struct epoll_event *events, uint64_t next_
         }
         loop->gap_ns = (3 * loop->gap_ns + earlier(kv_now_ns() - start_ns, 8 * SPIN_NS)) / 4;
     }
+    loop->answered = false;
     atomic_store(&loop->rung, false); /* before we look at what it is about */
     return count > 0 ? count : 0;
 }

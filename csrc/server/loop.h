@@ -67,6 +67,8 @@ struct kv_loop {
     kv_resp_parser parser;
     uint64_t now_ns;
     uint64_t gap_ns; /* how long it has nothing to do, of late */
+    bool answered;   /* a lone client, after a sync, in the round before */
+    unsigned away;   /* how often it was not back at once; less, how often it was */
     kv_wait *waits, *last_wait, *spare_wait;
     kv_hold *spare_holds;
     kv_conn *again;      /* have more to read or to run */
