@@ -18,6 +18,7 @@
 #define AREA_SIZE_MAX (64u << 20)
 #define TOUCH_AREA_SIZE_MIN (16u << 20) /* the pages of smaller areas are touched when they are used */
 #define TOUCH_PART 128u                 /* so much of the pool is touched ahead, in whole pages */
+#define TOUCH_LEAST_PART 64u            /* and asked for anew when less than this part is left of it */
 #define TOUCH_SIZE_MAX (8 * HUGE_PAGE)
 #define MAGAZINE_SIZE 32u
 #define FINE_MAX 1024u /* classes in steps of 16 bytes up to here, then 8 a doubling */
@@ -187,14 +188,17 @@ static char *page_at_or_after(char *address) {
     return address + (-(uintptr_t)address & (HUGE_PAGE - 1));
 }
 
-/* Asks for pages ahead when three quarters of those asked for before are used up; true: the caller is to say so. */
+/* Asks for pages ahead when a quarter of those asked for before is used up (later while the pool is small), since one takes
+ * as long as using two thirds of it when the host has to find the memory.  True: the caller is to say so. */
 static bool ask_locked(kv_pool *pool) {
     if (pool->hungry == NULL || pool->areas == NULL || pool->areas->size < TOUCH_AREA_SIZE_MIN)
         return false;
     size_t ahead = kv_pool_bytes(pool) / TOUCH_PART & ~(size_t)(HUGE_PAGE - 1);
     ahead = ahead < HUGE_PAGE ? HUGE_PAGE : ahead > TOUCH_SIZE_MAX ? TOUCH_SIZE_MAX : ahead;
+    size_t least = kv_pool_bytes(pool) / TOUCH_LEAST_PART;
+    least = least < ahead / 4 * 3 ? least : ahead / 4 * 3;
     char *end = pool->fresh + pool->fresh_size, *from = page_at_or_after(pool->fresh);
-    if (pool->touch_end == end || pool->touch_end >= pool->fresh + ahead / 4)
+    if (pool->touch_end == end || pool->touch_end >= pool->fresh + least)
         return false;
     if (from < pool->touch_end)
         from = pool->touch_end;

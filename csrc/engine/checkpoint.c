@@ -144,8 +144,8 @@ typedef struct arrival {
 } arrival;
 
 /* Makes `count` entries and puts them into the array.  False: no memory. */
-static bool take_in(kv_table *table, unsigned stripe, kv_array array, const arrival *arrivals,
-                    size_t count) {
+static bool take_in(kv_table *table, unsigned stripe, kv_array array, uint32_t depth,
+                    const arrival *arrivals, size_t count) {
     size_t sizes[MANY];
     void *blocks[MANY];
     for (size_t i = 0; i < count; i++) {
@@ -157,7 +157,7 @@ static bool take_in(kv_table *table, unsigned stripe, kv_array array, const arri
     for (size_t i = 0; i < count; i++) {
         const kv_record *r = &arrivals[i].record;
         kv_entry *e = kv_entry_init(blocks[i], stripe, r->key, r->value, r->expiry);
-        kv_array_insert(array, arrivals[i].hash, e);
+        kv_array_insert(array, depth, arrivals[i].hash, e);
     }
     return true;
 }
@@ -190,7 +190,7 @@ static kv_status fill(const kv_checkpoint_file *c, kv_table *table, uint32_t num
             next_expiry = a->record.expiry;
         if (++many < MANY && left > 0)
             continue;
-        if (!take_in(table, stripe, array, arrivals, many))
+        if (!take_in(table, stripe, array, h->depth, arrivals, many))
             return kv_fail_nomem(err, (size_t)h->payload_size);
         many = 0;
     }

@@ -6,9 +6,6 @@
 
 #define SHARD_ENTRIES_MAX (KV_SHARD_BUCKETS_MAX * KV_BUCKET_LOAD)
 #define ARRAY_CODE_MAX 30u /* 65,536 buckets: more than 16 bits of hash tell apart is of no use */
-/* From here on each insert looks at one bucket for the split to come: in time, and some inserts to spare. */
-#define NEARLY_FULL (SHARD_ENTRIES_MAX - KV_SHARD_BUCKETS_MAX - 16u)
-#define PREFETCH_BUCKETS 4u
 #define ARRAY_STRIPE 0u /* growing is too rare to meet at */
 
 /* ---- Arrays of buckets ----------------------------------------------------------------------- */
@@ -114,8 +111,32 @@ static void array_insert(kv_array array, uint32_t bucket_bits, uint8_t tag, uint
     }
 }
 
-void kv_array_insert(kv_array array, uint64_t hash, kv_entry *entry) {
-    array_insert(array, kv_hash_bucket_bits(hash), kv_hash_tag(hash), (uint64_t)(uintptr_t)entry);
+/* ---- What slots tell of the hash's next bits ---------------------------------------------------- */
+
+/* All that a slot has room for, in a shard of that depth. */
+static uint64_t next_bits(uint64_t hash, uint32_t depth) {
+    return (hash << depth) >> 61 << 1 | 1;
+}
+
+static uint64_t one_bit_deeper(uint64_t word) {
+    return (word & ~KV_SLOT_NEXT) | (word << 1 & KV_SLOT_NEXT);
+}
+
+/* There is an entry, of which no bit is known any more. */
+static bool is_untold(uint64_t word) {
+    return (word & KV_SLOT_NEXT) == KV_SLOT_UNTOLD;
+}
+
+/* What the slot of an entry tells is so. */
+static bool tells_truth(uint64_t word, uint64_t hash, uint32_t depth) {
+    uint64_t end = word & KV_SLOT_NEXT & -(word & KV_SLOT_NEXT); /* the lowest bit, behind those known */
+    return end != 0 && ((word ^ next_bits(hash, depth)) & KV_SLOT_NEXT & ~(2 * end - 1)) == 0;
+}
+
+void kv_array_insert(kv_array array, uint32_t depth, uint64_t hash, kv_entry *entry) {
+    assert(((uintptr_t)entry & 15) == 0);
+    array_insert(array, kv_hash_bucket_bits(hash), kv_hash_tag(hash),
+                 (uint64_t)(uintptr_t)entry | next_bits(hash, depth));
 }
 
 void kv_array_visit(kv_array array, void (*visit)(void *arg, kv_entry *entry), void *arg) {
@@ -138,37 +159,8 @@ static void add_expiry(kv_shard *shard, const kv_entry *e) {
         shard->next_expiry = expiry;
 }
 
-/* Half of the shard's range that the hash is in, as a slot says it. */
-static uint64_t half_of(const kv_shard *shard, uint64_t hash) {
-    return KV_SLOT_TOLD | ((hash >> (63 - shard->depth) & 1) != 0 ? KV_SLOT_UPPER : 0);
-}
-
-static void add_upper(kv_shard *shard, const kv_entry *e) {
-    shard->upper_count++;
-    shard->upper_bytes += kv_entry_data_size(e);
-    shard->upper_expiring += e->expires;
-}
-
-static void subtract_upper(kv_shard *shard, const kv_entry *e) {
-    shard->upper_count--;
-    shard->upper_bytes -= kv_entry_data_size(e);
-    shard->upper_expiring -= e->expires;
-}
-
-static void forget_upper(kv_shard *shard) {
-    shard->told = 0;
-    shard->upper_count = shard->upper_expiring = 0;
-    shard->upper_bytes = 0;
-}
-
 void kv_shard_insert(kv_shard *shard, uint64_t hash, kv_entry *entry) {
-    /* Once some buckets were gone through, what comes into them must be told of, too. */
-    uint64_t half = shard->told != 0 ? half_of(shard, hash) : 0;
-    assert(((uintptr_t)entry & 15) == 0);
-    array_insert(kv_shard_array(shard), kv_hash_bucket_bits(hash), kv_hash_tag(hash),
-                 (uint64_t)(uintptr_t)entry | half);
-    if (half & KV_SLOT_UPPER)
-        add_upper(shard, entry);
+    kv_array_insert(kv_shard_array(shard), shard->depth, hash, entry);
     shard->count++;
     shard->data_bytes += kv_entry_data_size(entry);
     if (entry->expires)
@@ -182,10 +174,6 @@ void kv_shard_replace(kv_shard *shard, kv_place place, kv_entry *entry) {
     shard->expiring -= old->expires;
     if (entry->expires)
         add_expiry(shard, entry);
-    if (word & KV_SLOT_UPPER) {
-        subtract_upper(shard, old);
-        add_upper(shard, entry);
-    }
     atomic_store_explicit(&place.bucket->slots[place.slot],
                           word ^ (uint64_t)(uintptr_t)old ^ (uint64_t)(uintptr_t)entry,
                           memory_order_relaxed);
@@ -201,23 +189,12 @@ void kv_shard_remove(kv_shard *shard, uint64_t hash, kv_place place) {
     shard->data_bytes -= kv_entry_data_size(old);
     shard->expiring -= old->expires;
     shard->count--;
-    if (word & KV_SLOT_UPPER)
-        subtract_upper(shard, old);
     set_slot(place.bucket, place.slot, 0, 0);
     for (; &buckets[index] != place.bucket; index = index + 1 == count ? 0 : index + 1)
         count_passed(&buckets[index], -1);
 }
 
 void kv_shard_set_array(kv_shard *shard, kv_array array) {
-    kv_bucket *buckets = kv_array_buckets(array);
-    /* What is told in one that comes back from an undo record is in no sum any more. */
-    for (uint32_t i = 0; i < kv_array_count(array); i++)
-        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
-            uint64_t word = atomic_load_explicit(&buckets[i].slots[slot], memory_order_relaxed);
-            atomic_store_explicit(&buckets[i].slots[slot],
-                                  word & ~(KV_SLOT_TOLD | KV_SLOT_UPPER), memory_order_relaxed);
-        }
-    forget_upper(shard);
     atomic_store_explicit(&shard->array, array, memory_order_relaxed);
 }
 
@@ -247,7 +224,6 @@ kv_status kv_shard_grow(kv_table *table, kv_shard *shard, uint64_t entries, kv_e
         }
     }
     atomic_store_explicit(&shard->array, new, memory_order_relaxed);
-    shard->told = 0; /* slots keep what they know, but in other buckets */
     kv_array_free(table, old);
     return KV_OK;
 }
@@ -489,56 +465,78 @@ void kv_table_fini(kv_table *table) {
 
 /* ---- Splitting -------------------------------------------------------------------------------- */
 
-static bool is_untold(uint64_t tags, unsigned slot, uint64_t word) {
-    return (tags >> (8 * slot) & 0xff) != 0 && (word & KV_SLOT_TOLD) == 0;
+/* How much of a shard its upper half has. */
+typedef struct upper_half {
+    uint32_t count, expiring;
+} upper_half;
+
+/* Lets each slot tell in which half its entry is, and adds up those of the upper one. */
+static upper_half tell_halves(const kv_table *table, const kv_shard *shard) {
+    upper_half upper = {0};
+    kv_bucket *buckets = kv_array_buckets(kv_shard_array(shard));
+    kv_bucket *end = buckets + kv_array_count(kv_shard_array(shard));
+    bool expiring = shard->expiring > 0;
+    for (kv_bucket *b = buckets; b < end; b++)
+        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
+            uint64_t word = atomic_load_explicit(&b->slots[slot], memory_order_relaxed);
+            if (expiring || is_untold(word))
+                __builtin_prefetch(kv_slot_entry(word));
+        }
+    for (kv_bucket *b = buckets; b < end; b++)
+        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
+            uint64_t word = atomic_load_explicit(&b->slots[slot], memory_order_relaxed);
+            kv_entry *e = kv_slot_entry(word);
+            if (is_untold(word)) {
+                uint64_t hash = kv_table_hash(table, kv_entry_key(e));
+                word = (word & ~KV_SLOT_NEXT) | next_bits(hash, shard->depth);
+                atomic_store_explicit(&b->slots[slot], word, memory_order_relaxed);
+            }
+            upper.count += (word & KV_SLOT_UPPER) != 0;
+            if (expiring && (word & KV_SLOT_UPPER) != 0)
+                upper.expiring += e->expires;
+        }
+    return upper;
 }
 
-static void prefetch_untold(const kv_bucket *b) {
-    uint64_t tags = atomic_load_explicit(&b->tags, memory_order_relaxed);
-    for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
-        uint64_t word = atomic_load_explicit(&b->slots[slot], memory_order_relaxed);
-        if (is_untold(tags, slot, word))
-            __builtin_prefetch(kv_slot_entry(word));
+/* Copies the entries, of whose halves all slots tell, into two empty arrays. */
+static void divide(kv_array from, kv_array left, kv_array right) {
+    kv_array halves[2] = {left, right};
+    uint32_t count = kv_array_count(from);
+    bool alike = kv_array_count(left) == count && kv_array_count(right) == count;
+    uint32_t others = 0;
+    /* Where nothing probed past its bucket, a bucket's entries go into two, which are written from their first slots on. */
+    for (uint32_t i = 0; i < count && alike; i++) {
+        const kv_bucket *b = &kv_array_buckets(from)[i];
+        uint64_t tags = atomic_load_explicit(&b->tags, memory_order_relaxed), new_tags[2] = {0};
+        unsigned used[2] = {0};
+        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++, tags >>= 8) {
+            uint64_t word = atomic_load_explicit(&b->slots[slot], memory_order_relaxed);
+            if ((tags & 0xff) == 0)
+                continue;
+            if (kv_bucket_index((uint32_t)(word >> 48), count) != i) {
+                others++;
+                continue;
+            }
+            unsigned half = (word & KV_SLOT_UPPER) != 0;
+            kv_bucket *to = &kv_array_buckets(halves[half])[i];
+            new_tags[half] |= (tags & 0xff) << (8 * used[half]);
+            atomic_store_explicit(&to->slots[used[half]++], one_bit_deeper(word),
+                                  memory_order_relaxed);
+        }
+        for (unsigned half = 0; half < 2; half++)
+            atomic_store_explicit(&kv_array_buckets(halves[half])[i].tags, new_tags[half],
+                                  memory_order_relaxed);
     }
-}
-
-/* Notes for the bucket's entries in which half they are. */
-static void tell_bucket(const kv_table *table, kv_shard *shard, kv_bucket *b) {
-    uint64_t tags = atomic_load_explicit(&b->tags, memory_order_relaxed);
-    for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
-        uint64_t word = atomic_load_explicit(&b->slots[slot], memory_order_relaxed);
-        if (!is_untold(tags, slot, word))
-            continue;
-        kv_entry *e = kv_slot_entry(word);
-        uint64_t half = half_of(shard, kv_table_hash(table, kv_entry_key(e)));
-        if (half & KV_SLOT_UPPER)
-            add_upper(shard, e);
-        atomic_store_explicit(&b->slots[slot], word | half, memory_order_relaxed);
-    }
-}
-
-/* The same for the next `count` buckets.  A larger array than shards mostly get has more of them than are gone through
- * here: the rest is left to the split. */
-static void tell_some(const kv_table *table, kv_shard *shard, uint32_t count) {
-    kv_array array = kv_shard_array(shard);
-    kv_bucket *buckets = kv_array_buckets(array);
-    uint32_t end = kv_array_count(array);
-    end = end < KV_SHARD_BUCKETS_MAX ? end : KV_SHARD_BUCKETS_MAX;
-    for (; count > 0 && shard->told < end; count--) {
-        prefetch_untold(&buckets[shard->told]);
-        tell_bucket(table, shard, &buckets[shard->told++]);
-    }
-}
-
-static void tell_all(const kv_table *table, kv_shard *shard) {
-    kv_array array = kv_shard_array(shard);
-    kv_bucket *buckets = kv_array_buckets(array);
-    uint32_t end = kv_array_count(array);
-    for (uint32_t i = shard->told; i < end + PREFETCH_BUCKETS; i++) {
-        if (i < end)
-            prefetch_untold(&buckets[i]);
-        if (i >= shard->told + PREFETCH_BUCKETS)
-            tell_bucket(table, shard, &buckets[i - PREFETCH_BUCKETS]);
+    for (uint32_t i = 0; i < count && (others > 0 || !alike); i++) {
+        const kv_bucket *b = &kv_array_buckets(from)[i];
+        uint64_t tags = atomic_load_explicit(&b->tags, memory_order_relaxed);
+        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
+            uint8_t tag = (uint8_t)(tags >> (8 * slot));
+            uint64_t word = atomic_load_explicit(&b->slots[slot], memory_order_relaxed);
+            uint32_t bits = (uint32_t)(word >> 48);
+            if (tag != 0 && !(alike && kv_bucket_index(bits, count) == i))
+                array_insert(halves[(word & KV_SLOT_UPPER) != 0], bits, tag, one_bit_deeper(word));
+        }
     }
 }
 
@@ -565,10 +563,10 @@ static void split_undo(kv_shard *left, kv_shard *right) {
 /* Half of the locked shard's range, with its entries and records, becomes a shard of its own.
  * Nothing is changed unless all memory could be had. */
 static kv_status shard_split(kv_table *table, kv_shard *shard, kv_error *err) {
-    tell_all(table, shard);
+    upper_half upper = tell_halves(table, shard);
     uint32_t depth = shard->depth + 1u;
     uint64_t right_start = shard->range_start | UINT64_C(1) << (64 - depth);
-    uint32_t right_count = shard->upper_count, left_count = shard->count - right_count;
+    uint32_t right_count = upper.count, left_count = shard->count - right_count;
     /* Both arrays get their full size at once.  Shards fill up at the same pace, so smaller arrays would
      * all be outgrown at about the same time, and the memory that they leave behind is of a size that
      * nobody needs then: measured, 10 bytes an item. */
@@ -583,20 +581,9 @@ static kv_status shard_split(kv_table *table, kv_shard *shard, kv_error *err) {
         goto out;
     }
     kv_array old = kv_shard_array(shard);
-    kv_bucket *buckets = kv_array_buckets(old);
-    for (uint32_t i = 0; i < kv_array_count(old); i++) {
-        uint64_t tags = atomic_load_explicit(&buckets[i].tags, memory_order_relaxed);
-        for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
-            uint8_t tag = (uint8_t)(tags >> (8 * slot));
-            uint64_t word = atomic_load_explicit(&buckets[i].slots[slot], memory_order_relaxed);
-            if (tag != 0)
-                array_insert(word & KV_SLOT_UPPER ? kv_shard_array(right) : left_array,
-                             (uint32_t)(word >> 48), tag, (uint64_t)(uintptr_t)kv_slot_entry(word));
-        }
-    }
+    divide(old, left_array, kv_shard_array(right));
     right->count = right_count;
-    right->data_bytes = shard->upper_bytes;
-    right->expiring = shard->upper_expiring;
+    right->expiring = upper.expiring;
     right->last_lsn = shard->last_lsn;
     right->pruned_lsn = shard->pruned_lsn;
     right->merged_lsn = shard->merged_lsn;
@@ -609,9 +596,7 @@ static kv_status shard_split(kv_table *table, kv_shard *shard, kv_error *err) {
         split_undo(shard, right);
         shard->depth = (uint8_t)depth;
         shard->count = left_count;
-        shard->data_bytes -= shard->upper_bytes;
-        shard->expiring -= shard->upper_expiring;
-        forget_upper(shard);
+        shard->expiring -= upper.expiring;
         atomic_store_explicit(&shard->array, left_array, memory_order_relaxed);
         left_array = 0;
         kv_array_free(table, old);
@@ -628,12 +613,8 @@ out:
 
 kv_status kv_shard_reserve(kv_table *table, kv_shard *shard, uint32_t more, kv_error *err) {
     uint64_t entries = (uint64_t)shard->count + more;
-    if (entries <= (uint64_t)kv_array_count(kv_shard_array(shard)) * KV_BUCKET_LOAD) {
-        if (entries > NEARLY_FULL && shard->told < KV_SHARD_BUCKETS_MAX &&
-            shard->depth < KV_DEPTH_MAX)
-            tell_some(table, shard, more);
+    if (entries <= (uint64_t)kv_array_count(kv_shard_array(shard)) * KV_BUCKET_LOAD)
         return KV_OK;
-    }
     if (entries > SHARD_ENTRIES_MAX && shard->depth < KV_DEPTH_MAX && shard->undo_clears == 0) {
         kv_status status = shard_split(table, shard, err);
         return status == KV_OK ? KV_BUSY : status;
@@ -654,10 +635,8 @@ kv_status kv_shard_verify(kv_table *table, kv_shard *shard, kv_error *err) {
         return shard->undo == NULL ? KV_OK
                                    : broken(err, shard, "it is not loaded, but was changed");
     uint32_t expiring = 0;
-    kv_shard upper = {0}; /* its sums only */
     kv_bucket *buckets = kv_array_buckets(array);
     uint32_t count = 0;
-    uint64_t data_bytes = 0;
     for (uint32_t i = 0; i < kv_array_count(array); i++) {
         uint64_t tags = atomic_load_explicit(&buckets[i].tags, memory_order_relaxed);
         for (unsigned slot = 0; slot < KV_BUCKET_SLOTS; slot++) {
@@ -677,23 +656,17 @@ kv_status kv_shard_verify(kv_table *table, kv_shard *shard, kv_error *err) {
                 return broken(err, shard, "a slot does not fit its entry");
             if (kv_array_find(array, hash, kv_entry_key(e), &place) != e)
                 return broken(err, shard, "an entry is not found under its key");
-            if ((word & KV_SLOT_TOLD) != 0 && (word & 3) != half_of(shard, hash))
-                return broken(err, shard, "a slot does not fit its entry's half");
-            if (word & KV_SLOT_UPPER)
-                add_upper(&upper, e);
+            if (!tells_truth(word, hash, shard->depth))
+                return broken(err, shard, "a slot tells wrong bits of its entry's hash");
             if (atomic_load(&e->references) == 0)
                 return broken(err, shard, "an entry has no references");
             if (e->expires && (shard->expiring == 0 || kv_entry_expiry(e) < shard->next_expiry))
                 return broken(err, shard, "an entry expires earlier than it says");
             count++;
             expiring += e->expires;
-            data_bytes += kv_entry_data_size(e);
         }
     }
-    if (upper.upper_count != shard->upper_count || upper.upper_bytes != shard->upper_bytes ||
-        upper.upper_expiring != shard->upper_expiring)
-        return broken(err, shard, "its counts of its upper half are wrong");
-    if (count != shard->count || data_bytes != shard->data_bytes || expiring != shard->expiring)
+    if (count != shard->count || expiring != shard->expiring)
         return broken(err, shard, "its counts are wrong");
     uint64_t lsn = UINT64_MAX;
     uint32_t undo_count = 0, clears = 0;

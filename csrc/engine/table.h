@@ -17,10 +17,9 @@
  * shard touches no entry, and a lookup touches a wrong one once in millions of times.  A free slot has tag
  * and address 0, but its upper bits may remember an evicted key (evict.h).
  *
- * The bit of the hash that a split divides by does not stand there.  So that no single insert has to touch
- * hundreds of entries, each insert into a shard that is nearly full looks that bit up for the entries of
- * one bucket, and notes it in the low bits of their slots (entries are 16-byte aligned): when the shard is full, all is
- * told already.  The shard adds up what the entries told of have in its upper half.
+ * The bit of the hash that a split divides by does not stand there; the low bits of a slot (entries are 16-byte
+ * aligned) tell it, and the two behind it.  Each split uses one up, and touches those entries only of which it
+ * finds none: one in fourteen.
  *
  * Words of the directory, of arrays and of buckets are atomics, although writers hold the lock: the
  * prefetching pass of kv_get_many peeks at them without it and follows nothing that it sees there.
@@ -41,9 +40,11 @@
 
 #define KV_UNEVENNESS_MAX 1024u /* words of a directory for each shard of a checkpoint, at the most */
 
-/* The low bits of a slot. */
-#define KV_SLOT_TOLD UINT64_C(1)  /* the next bit is known */
-#define KV_SLOT_UPPER UINT64_C(2) /* the entry is of the upper half of the shard's range */
+/* The low bits of a slot: up to three bits of the hash, those behind the shard's depth, uppermost first; then a 1, then
+ * zeros. */
+#define KV_SLOT_NEXT UINT64_C(15)
+#define KV_SLOT_UPPER UINT64_C(8)  /* with one below it: the entry is of the upper half of the shard's range */
+#define KV_SLOT_UNTOLD UINT64_C(8) /* no bit is known */
 
 typedef struct kv_bucket {
     _Atomic uint64_t tags; /* bytes 0..6: tag of each slot, 0 for a free one; byte 7: how many
@@ -61,13 +62,13 @@ typedef struct kv_undo kv_undo; /* undo.h */
 typedef struct kv_shard {
     _Alignas(64) kv_mutex mutex; /* guards all below; `array` may be peeked at */
     uint8_t depth;               /* it owns hashes that equal range_start in so many upper bits */
-    uint8_t told;                /* so many buckets, the first ones, were gone through for the split to come */
     _Atomic kv_array array;
     uint64_t range_start;
     kv_undo *undo;         /* newest first */
     uint64_t last_lsn;     /* of its last change */
     uint64_t pruned_lsn;   /* states older than this cannot be told any more */
-    uint64_t data_bytes;   /* keys and values, newest state */
+    uint64_t data_bytes;   /* keys and values, newest state; right in the sum of all shards, since a split, which
+                              touches no entry, leaves all of it to its left half */
     uint32_t count;        /* entries, newest state */
     uint32_t undo_count;
     /* second line: touched only by writes, and when there is undo */
@@ -81,12 +82,9 @@ typedef struct kv_shard {
     uint32_t hand;            /* this and what follows: evict.h */
     uint8_t queue_first, queue_count;
     uint16_t queue[KV_EVICT_QUEUE];
-    /* third line: of the entries whose slots say KV_SLOT_UPPER; touched only when the shard is nearly full */
-    uint64_t upper_bytes;
-    uint32_t upper_count, upper_expiring;
 } kv_shard;
 static_assert(offsetof(kv_shard, undo_oldest_lsn) == 64, "a lookup touches one line");
-static_assert(offsetof(kv_shard, upper_bytes) == 128, "a write mostly touches no third one");
+static_assert(sizeof(kv_shard) == 128, "a write touches no third one");
 
 /* A shard that is not in memory yet has no bucket array (the word is 0); count, data_bytes, expiring and
  * next_expiry are those of the checkpoint.  Nobody has changed it since it was opened, so it has no undo.  Loading
@@ -183,8 +181,8 @@ kv_array kv_array_create_for(kv_table *table, uint32_t depth, uint32_t entries);
 void kv_array_free(kv_table *table, kv_array array);
 /* With all its entries; 0 is allowed. */
 void kv_array_release(kv_table *table, kv_array array);
-/* The array has room, and does not have the key. */
-void kv_array_insert(kv_array array, uint64_t hash, kv_entry *entry);
+/* The array, of a shard of that depth, has room, and does not have the key. */
+void kv_array_insert(kv_array array, uint32_t depth, uint64_t hash, kv_entry *entry);
 kv_entry *kv_array_find(kv_array array, uint64_t hash, kv_bytes key, kv_place *place);
 /* Calls `visit` with each entry of the array. */
 void kv_array_visit(kv_array array, void (*visit)(void *arg, kv_entry *entry), void *arg);

@@ -15,7 +15,7 @@
 #define LOOK_AGAIN_MS 1000u    /* the wall clock may have been set */
 #define RETRY_MS 10000u        /* after a checkpoint that failed */
 #define LOOK_NS 1000000u       /* while the pools grow they are looked at so often ... */
-#define WATCH_NS 100000000u    /* ... until they have not wanted anything for so long */
+#define WATCH_NS 1000000000u   /* ... until they have not wanted anything for so long */
 
 /* ---- Expiry ------------------------------------------------------------------------------------- */
 

@@ -226,6 +226,7 @@ static kv_status write_key(kv_db *db, key_write *w, kv_error *err) {
     if (status < 0)
         goto out;
     w->hash = kv_table_hash(&store->table, w->key);
+    kv_shard *likely = kv_table_prefetch_shard(&store->table, w->hash);
     if (w->action <= REPLACE) {
         w->new = kv_entry_create_expiring(store->table.entries, w->hash, w->key, w->value,
                                           w->expiry);
@@ -235,6 +236,7 @@ static kv_status write_key(kv_db *db, key_write *w, kv_error *err) {
             goto out;
         }
     }
+    kv_shard_prefetch_bucket(likely, w->hash); /* by now the shard is there */
     if (store->evicts) {
         bool nowait = (w->flags & KV_NOWAIT) != 0;
         status = kv_store_make_room(store, w->hash, most_charge(w), nowait, err);
