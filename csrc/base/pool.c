@@ -417,7 +417,13 @@ static void *alloc_locked(kv_pool *pool, stripe *st, size_t size) {
     size_class *c = &st->classes[index];
     if (c->magazine_count == 0 && !refill(pool, c, index))
         return NULL;
-    return c->magazine[--c->magazine_count];
+    void *block = c->magazine[--c->magazine_count];
+    if (c->magazine_count > 0) { /* the next one arrives while this one is filled */
+        char *next = c->magazine[c->magazine_count - 1];
+        __builtin_prefetch(next, 1);
+        __builtin_prefetch(next + 64, 1);
+    }
+    return block;
 }
 
 static void free_locked(kv_pool *pool, stripe *st, void *block, size_t size) {
