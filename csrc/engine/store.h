@@ -56,7 +56,8 @@ static inline unsigned kv_thread_index(void) {
     return (mine != 0 ? mine : kv_thread_number_choose()) - 1;
 }
 
-/* Counts of writes, where there is no log that counts them.  They only grow.  Keys: release, acquire in kv_store_keys. */
+/* Counts of writes, where there is no log that counts them.  They only grow.  Keys: release, and acquire in
+ * kv_store_keys. */
 typedef struct kv_tally {
     _Alignas(64) _Atomic uint64_t commits;
     _Atomic uint64_t added, removed; /* keys */
@@ -250,8 +251,8 @@ static inline uint64_t kv_store_visible(kv_store *store) {
 }
 
 /* The same, of a state that will not change any more.  Without a log many changes share an LSN: this ends it.  Who
- * changes something reads memory_lsn while it holds all shards concerned, and lets go of them when the change is linked;
- * so what it read before this is in the state for whoever locks its shard, and what it reads afterwards is above. */
+ * changes something reads memory_lsn while it holds all shards concerned, and lets go of them when the change is
+ * linked; so what it read before this is in the state for whoever locks its shard, and what it reads afterwards is above. */
 static inline uint64_t kv_store_take_lsn(kv_store *store) {
     return store->log != NULL ? kv_log_committed(store->log)
                               : atomic_fetch_add(&store->memory_lsn, 1);
