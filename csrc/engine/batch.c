@@ -158,6 +158,7 @@ static kv_status batch_lock(batch *b, kv_error *err) {
         assert(end > i && b->shard_count <= b->count);
         for (; i < end; i++) {
             b->items[i].shard = (uint32_t)(b->shard_count - 1);
+            kv_shard_prefetch_bucket(shard, b->items[i].hash);
             if (i + AHEAD < b->count)
                 kv_table_prefetch_shard(table, b->items[i + AHEAD].hash);
         }
@@ -194,12 +195,10 @@ static kv_status batch_look(batch *b, kv_error *err) {
     b->deleted = 0;
     b->charge = 0;
     for (size_t i = 0; i < b->count && i < AHEAD; i++)
-        kv_shard_prefetch_bucket(b->shards[b->items[i].shard], b->items[i].hash);
+        kv_shard_prefetch_entry(b->shards[b->items[i].shard], b->items[i].hash);
     for (size_t i = 0; i < b->count; i++) {
         if (i + AHEAD < b->count) {
-            batch_item *ahead = &b->items[i + AHEAD];
-            kv_shard_prefetch_bucket(b->shards[ahead->shard], ahead->hash);
-            ahead = &b->items[i + AHEAD / 2];
+            const batch_item *ahead = &b->items[i + AHEAD];
             kv_shard_prefetch_entry(b->shards[ahead->shard], ahead->hash);
         }
         batch_item *item = &b->items[i];
