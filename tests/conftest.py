@@ -101,6 +101,7 @@ def pytest_configure(config):
         config.option.seed = int.from_bytes(os.urandom(4), "little")
     if config.option.long:
         os.environ.setdefault("PYKV_C_CRASH", LONG_CRASH)
+    if config.option.long or config.option.kills > 50 or config.option.histories > 1:
         if config.getoption("timeout", None) is None:
             config.option.timeout = 0  # what takes hours does not hang
     # Hypothesis follows the same seed unless it was given its own.

@@ -306,3 +306,58 @@ def test_a_store_that_was_never_opened():
                 call(store)
         repr(store)
         store.close()
+
+
+class Named(bytes):
+    pass
+
+
+class Sub(pykv.Store):
+    pass
+
+
+def test_types_of_ones_own(open_store):
+    store = open_store()
+    store[Named(b"key")] = Named(b"value")
+    assert store[b"key"] == b"value" and store.get(Named(b"key")) == b"value"
+    with Sub() as sub:
+        assert repr(sub).startswith(f"<{Sub.__module__}.Sub in memory")
+    with pytest.raises(TypeError, match="multiple values for argument 'key'"):
+        store.get(b"key", key=b"key")
+
+
+def test_a_store_that_is_kept_by_its_finalizer(path):
+    kept = []
+
+    class Kept(pykv.Store):
+        def __del__(self):
+            kept.append(self)
+
+    store = Kept(path)
+    store[b"k"] = b"v"
+    del store
+    gc.collect()
+    (store,) = kept
+    store.close()
+    assert store.closed
+
+
+def test_what_the_package_never_asks_of_its_core(open_store):
+    core, store = pykv._core, open_store()
+    for call in (lambda: core._check("path", (), print), lambda: core._repair("path", None, [], [], print)):
+        with pytest.raises(TypeError, match="takes a path"):
+            call()
+    with pytest.raises(TypeError, match="must be a dict"):
+        store._write([(b"k", b"v")])
+    store[b"k"] = b"v"
+    snapshot = store._snapshot()
+    assert list(snapshot) == [b"k"] and snapshot[b"k"] == b"v" and b"other" not in snapshot
+    if hasattr(core, "Server"):
+        with pytest.raises(RuntimeError, match="never started"):
+            core.Server.__new__(core.Server).stop()
+        server = core.Server(store, host="127.0.0.1")
+        with pytest.raises(RuntimeError, match="started already"):
+            server.__init__(store, host="127.0.0.1")
+        with pytest.raises(ValueError, match="grace"):
+            server.stop(-1)
+        server.stop()

@@ -63,9 +63,9 @@ static kv_status decide(kv_store *store, key_write *w, const kv_entry *old, kv_e
     case INCR:
         return decide_incr(store, w, old, err);
     case EXPIRE:
-        return decide_expire(store, w, old, err);
+        break;
     }
-    return KV_OK;
+    return decide_expire(store, w, old, err);
 }
 
 /* Gives the old value out; once, also when the write has to begin again. */

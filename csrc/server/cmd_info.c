@@ -206,11 +206,11 @@ static void add_commandstats(info *i) {
         kv_call_sum sum = kv_counters_calls(i->counters, k);
         if (sum.calls == 0 && sum.rejected == 0)
             continue;
+        double each_us = sum.calls > 0 ? (double)sum.time_ns / 1000 / (double)sum.calls : 0.0;
         kv_text_addf(&i->text,
                      "cmdstat_%s:calls=%" PRIu64 ",usec=%" PRIu64 ",usec_per_call=%.2f,rejected_calls=%" PRIu64
                      ",failed_calls=%" PRIu64 "\r\n",
-                     kv_command_at(k)->name, sum.calls, sum.time_ns / 1000,
-                     sum.calls > 0 ? (double)sum.time_ns / 1000 / (double)sum.calls : 0.0, sum.rejected, sum.failed);
+                     kv_command_at(k)->name, sum.calls, sum.time_ns / 1000, each_us, sum.rejected, sum.failed);
     }
 }
 

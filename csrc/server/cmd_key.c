@@ -410,10 +410,6 @@ kv_status kv_step_object(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t a
         kv_reply_help(c, &kv_subcommands_object);
         return KV_OK;
     }
-    if (argv[2].size > KV_KEY_MAX) {
-        kv_reply_null(&c->reply);
-        return KV_OK;
-    }
     kv_txn_value value;
     kv_status status = kv_txn_get(t, argv[2], &value, err);
     if (status < 0)
