@@ -45,7 +45,7 @@ def run_tests(library, arguments):
     tests = arguments or ["-q"]
     # Not in the folder of the sources, where Python would find those.
     return subprocess.run(
-        ["pytest", *tests], cwd=c_build.ROOT / "tests", env=environment, check=False
+        ["pytest", "--timeout", "0", *tests], cwd=c_build.ROOT / "tests", env=environment, check=False
     ).returncode
 
 

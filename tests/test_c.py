@@ -15,8 +15,9 @@ from functools import cache
 import c_build
 import pytest
 
-TIMEOUT = None if "PYKV_C_CRASH" in os.environ else 600  # seconds; see tests/sim/test_crash.c
 VARIANTS = os.environ.get("PYKV_C_VARIANTS", "plain,asan,tsan").split(",")
+SLOW = "PYKV_C_CRASH" in os.environ or "coverage" in VARIANTS  # see tests/sim/test_crash.c; without optimization
+TIMEOUT = None if SLOW else 600  # seconds
 
 
 @cache
@@ -71,7 +72,8 @@ def test_program(source, c_variant):
     seed = os.environ.get("PYKV_C_SEED")
     side_by_side = c_build.declares(source, "side by side")
     run = c_variant.run_side_by_side if side_by_side else c_variant.run
-    done = run(program, *(["--seed", seed] if seed else []), timeout=TIMEOUT)
+    args = [*(["--seed", seed] if seed else []), *(["--timeout", "0"] if SLOW else [])]
+    done = run(program, *args, timeout=TIMEOUT)
     if done.returncode != 0:
         pytest.fail(f"exit code {done.returncode}\n{done.stdout}", pytrace=False)
     print(done.stdout)
