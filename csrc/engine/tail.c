@@ -4,7 +4,8 @@
 #include "../base/mem.h"
 
 #define HALF_SIZE_MAX (UINT64_C(32) << 20) /* bytes of changes, those that later ones replace included */
-/* A draft grows and does not split.  So a shard that may become too large for one is changed itself, as it always was. */
+/* A draft grows and does not split.  So a shard that may become too large for that is loaded, and
+ * changed itself. */
 #define SHARD_ENTRIES_MAX (2 * KV_SHARD_BUCKETS_MAX * KV_BUCKET_LOAD)
 
 typedef struct change {

@@ -2,16 +2,16 @@
  *
  * Layer: engine (above table.h, format.h).  Knows records and shards; nothing of files.
  *
- * Recovery reads the tail of the log, all that was committed behind the checkpoint.  To load the shard of each record then
- * and there would load the whole checkpoint when the tail is all over the keys.  So the changes of a shard that is not in
- * memory wait here, in their order, until it is loaded: the tail is the table's loader, which first asks the checkpoint's for
- * the block and then applies what waits.
+ * Recovery reads the tail of the log: all that was committed behind the checkpoint.  To load the shard
+ * of each record there and then would load the whole checkpoint when the tail is all over the keys.  So
+ * the changes of a shard that is not in memory wait here, in their order, until it is loaded: the tail is
+ * the table's loader, which first asks the checkpoint's for the block and then applies what waits.
  *
- * Until then the shard's counts are those of the checkpoint.  kv_store_catch_up loads the shards concerned; whoever needs
- * the right counts calls it before.
+ * Until then the shard's counts are those of the checkpoint.  kv_store_catch_up loads the shards
+ * concerned; whoever needs the right counts calls it before.
  *
- * Filled by recovery alone, at most by one thread for each half of the hashes (apply.h); from then on constant, so that shards are
- * loaded without a lock; and dropped when all are.
+ * Filled by recovery alone, at most by one thread for each half of the hashes (apply.h); from then on
+ * constant, so that shards are loaded without a lock; and dropped when all are.
  */
 #ifndef KV_ENGINE_TAIL_H
 #define KV_ENGINE_TAIL_H
@@ -21,8 +21,8 @@
 
 typedef struct kv_tail kv_tail;
 
-/* An empty one, between the table's shards, none of which is loaded, and their loader.  It must outlive their loading.
- * Owned. */
+/* An empty one, between the table's shards, none of which is loaded, and their loader.  It must outlive
+ * their loading.  Owned. */
 kv_status kv_tail_create(kv_table *table, kv_tail **tail, kv_error *err) KV_MUST_CHECK;
 /* NULL is allowed.  What still waits is left to the end of the table's pool. */
 void kv_tail_destroy(kv_tail *tail);

@@ -231,7 +231,8 @@ static void *worker_main(void *arg) {
         drop_tail(store, &tail);
         bool growing = touch_ahead(store);
         uint64_t now_ns = kv_now_ns(), wait_ns = KV_FUTEX_FOREVER;
-        if (tail != NULL && kv_table_is_loaded(&store->table)) /* somebody is about to throw away what he has loaded */
+        /* Somebody who came second with a shard is about to throw it away. */
+        if (tail != NULL && kv_table_is_loaded(&store->table))
             wait_ns = LOOK_AGAIN_MS * UINT64_C(1000000);
         if (kv_store_checkpoint_is_due(store, false)) {
             if (now_ns >= retry_ns && kv_store_checkpoint(store, NULL, NULL, NULL) < 0) {
