@@ -490,7 +490,7 @@ static struct run {
     model *m;
     unsigned number; /* the step at hand */
     unsigned during; /* steps that the checkpoint at hand lets happen */
-    bool recycled;   /* a segment made of an older one has been seen */
+    _Atomic bool recycled; /* a segment made of an older one has been seen */
 } run;
 
 static void run_step(crash *c, world *w, model *m, unsigned number);
@@ -634,6 +634,8 @@ static void crash_in_round(kv_sync sync, unsigned blocks, unsigned in_a_row, uns
     run.recycled = false;
     fault_os_watch(w->faults, watch, &x);
     run_round(&c, w, m);
+    for (unsigned i = 0; i < 10000 && !run.recycled; i++)
+        usleep(1000); /* it is the keeper who does that */
     CHECK(run.recycled);
     world_close(w);
     fault_os_watch(w->faults, NULL, NULL);
