@@ -61,26 +61,6 @@ static kv_status apply_put(kv_table *table, kv_shard *shard, uint64_t hash, cons
     return KV_OK;
 }
 
-/* A delete, or another expiry. */
-static kv_status apply_change(kv_table *table, kv_shard *shard, uint64_t hash, const kv_record *r,
-                              kv_error *err) {
-    kv_place place;
-    kv_entry *old = kv_shard_find(shard, hash, r->key, &place);
-    if (old == NULL)
-        return KV_OK;
-    if (r->kind == KV_RECORD_DELETE) {
-        kv_shard_remove(shard, hash, place);
-    } else {
-        kv_bytes value = kv_entry_value(old);
-        kv_entry *new = kv_entry_create_expiring(table->entries, hash, r->key, value, r->expiry);
-        if (new == NULL)
-            return kv_fail_nomem(err, kv_entry_block_size(r->key.size, value.size, r->expiry));
-        kv_shard_replace(shard, place, new);
-    }
-    kv_entry_release(table->entries, old);
-    return KV_OK;
-}
-
 /* The shard belongs to this thread alone, as its half of the hashes does. */
 static kv_status apply_record(kv_applier *a, uint64_t hash, const kv_record *r, kv_error *err) {
     kv_table *table = a->table;
@@ -94,7 +74,7 @@ static kv_status apply_record(kv_applier *a, uint64_t hash, const kv_record *r, 
         kv_shard_unlock(shard);
     }
     return r->kind == KV_RECORD_PUT ? apply_put(table, shard, hash, r, err)
-                                    : apply_change(table, shard, hash, r, err);
+                                    : kv_tail_change(table, shard, hash, r, err);
 }
 
 static kv_status apply_batch(kv_applier *a, batch *b, kv_error *err) {

@@ -41,46 +41,50 @@ static unsigned half_of(uint64_t hash) {
 
 /* ---- Applying ---------------------------------------------------------------------------------- */
 
-static kv_status put(kv_table *table, kv_shard *shard, uint64_t hash, kv_entry *new, kv_entry *old,
-                     kv_place place, kv_error *err) {
+static kv_status put(kv_table *table, kv_shard *shard, const change *c, kv_error *err) {
+    kv_place place;
     uint64_t room = (uint64_t)kv_array_count(kv_shard_array(shard)) * KV_BUCKET_LOAD;
+    kv_entry *old = kv_shard_find(shard, c->hash, kv_entry_key(c->entry), &place);
     if (old == NULL && shard->count + UINT64_C(1) > room) {
         kv_status status = kv_shard_grow(table, shard, shard->count + UINT64_C(1), err);
         if (status < 0)
             return status;
     }
-    kv_entry_acquire(new);
+    kv_entry_acquire(c->entry);
     if (old == NULL) {
-        kv_shard_insert(shard, hash, new);
+        kv_shard_insert(shard, c->hash, c->entry);
     } else {
-        kv_shard_replace(shard, place, new);
+        kv_shard_replace(shard, place, c->entry);
         kv_entry_release(table->entries, old);
     }
     return KV_OK;
 }
 
-/* Changes a shard that nobody else can see. */
-static kv_status apply(kv_table *table, kv_shard *shard, const change *c, kv_error *err) {
-    kv_place place = {0};
-    kv_bytes key = kv_entry_key(c->entry);
-    kv_entry *old = kv_shard_find(shard, c->hash, key, &place);
-    if (c->kind == KV_RECORD_PUT)
-        return put(table, shard, c->hash, c->entry, old, place, err);
+kv_status kv_tail_change(kv_table *table, kv_shard *shard, uint64_t hash, const kv_record *r,
+                         kv_error *err) {
+    kv_place place;
+    kv_entry *old = kv_shard_find(shard, hash, r->key, &place);
     if (old == NULL)
         return KV_OK;
-    if (c->kind == KV_RECORD_DELETE) {
-        kv_shard_remove(shard, c->hash, place);
-        kv_entry_release(table->entries, old);
-        return KV_OK;
+    if (r->kind == KV_RECORD_DELETE) {
+        kv_shard_remove(shard, hash, place);
+    } else {
+        kv_bytes value = kv_entry_value(old);
+        kv_entry *new = kv_entry_create_expiring(table->entries, hash, r->key, value, r->expiry);
+        if (new == NULL)
+            return kv_fail_nomem(err, kv_entry_block_size(r->key.size, value.size, r->expiry));
+        kv_shard_replace(shard, place, new);
     }
-    kv_bytes value = kv_entry_value(old);
-    uint64_t expiry = kv_entry_expiry(c->entry);
-    kv_entry *new = kv_entry_create_expiring(table->entries, c->hash, key, value, expiry);
-    if (new == NULL)
-        return kv_fail_nomem(err, kv_entry_block_size(key.size, value.size, expiry));
-    kv_status status = put(table, shard, c->hash, new, old, place, err);
-    kv_entry_release(table->entries, new);
-    return status;
+    kv_entry_release(table->entries, old);
+    return KV_OK;
+}
+
+/* Changes a draft, which nobody else can see. */
+static kv_status apply(kv_table *table, kv_shard *draft, const change *c, kv_error *err) {
+    kv_record r = {
+        .kind = c->kind, .key = kv_entry_key(c->entry), .expiry = kv_entry_expiry(c->entry)};
+    return c->kind == KV_RECORD_PUT ? put(table, draft, c, err)
+                                    : kv_tail_change(table, draft, c->hash, &r, err);
 }
 
 static kv_status load(void *arg, kv_table *table, uint32_t block, kv_shard *draft, kv_error *err) {

@@ -41,4 +41,8 @@ uint64_t kv_tail_next_expiry(const kv_tail *tail);
 /* Frees all changes.  No shard is being loaded, nor will be one that they concern. */
 void kv_tail_drop(kv_tail *tail, kv_table *table);
 
+/* Applies a delete, or another expiry, to a shard that is loaded and the caller's alone. */
+kv_status kv_tail_change(kv_table *table, kv_shard *shard, uint64_t hash, const kv_record *record,
+                         kv_error *err) KV_MUST_CHECK;
+
 #endif

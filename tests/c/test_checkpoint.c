@@ -169,23 +169,10 @@ static void add_entry(void *arg, kv_entry *e) {
     model_put_expiring(m, kv_entry_key(e), kv_entry_value(e), kv_entry_expiry(e));
 }
 
-typedef struct newest {
-    uint64_t sequence;
-} newest;
-
-static bool find_newest(void *arg, const char *name) {
-    newest *n = arg;
-    uint64_t sequence = kv_checkpoint_sequence(name);
-    if (sequence > n->sequence)
-        n->sequence = sequence;
-    return true;
-}
-
 /* The state in the newest checkpoint of the directory, without the log that would hide its faults. */
 static model *model_of_checkpoint(world *w, const char *path) {
     kv_error err;
     kv_dir dir;
-    newest n = {0};
     kv_identity who;
     uint8_t identity[KV_STORE_FILE_SIZE];
     kv_checkpoint_file *file;
@@ -193,10 +180,9 @@ static model *model_of_checkpoint(world *w, const char *path) {
     model *m = model_create();
     const kv_os *os = memory_os_table(w->memory);
     CHECK_OK(kv_dir_open(&dir, os, path, false, &err), &err);
-    CHECK_EQ(os->dir_list(os->ctx, dir.fd, find_newest, &n), 0);
     CHECK_EQ(memory_os_peek(w->memory, path, KV_STORE_FILE, 0, identity, sizeof identity), 0);
     CHECK_OK(kv_identity_decode(&who, identity, sizeof identity, path, &err), &err);
-    CHECK_OK(kv_checkpoint_open(&file, &dir, n.sequence, who.store_id, &err), &err);
+    CHECK_OK(kv_checkpoint_open(&file, &dir, image_checkpoint(w->memory, path), who.store_id, &err), &err);
     CHECK_OK(kv_checkpoint_init_table(file, &table, who.hash_key, &err), &err);
     for (uint64_t hash = 0, last = 0; last != UINT64_MAX; hash = last + 1) {
         kv_shard *shard;
@@ -957,19 +943,9 @@ static void test_no_memory(void) {
 static void test_damaged_block(void) {
     pair p = pair_unloaded();
     char name[64], text[40];
-    uint8_t byte;
     unsigned lost = 0, found = 0;
-    newest n = {0};
     kv_error *err = &p.w->err;
-    const kv_os *os = memory_os_table(p.w->memory);
-    int dir = os->dir_open(os->ctx, WORLD_DIR, false);
-    CHECK_EQ(os->dir_list(os->ctx, dir, find_newest, &n), 0);
-    os->close(os->ctx, dir);
-    kv_checkpoint_name(n.sequence, name);
-    uint64_t at = KV_CHECKPOINT_HEADER_SIZE + KV_BLOCK_HEADER_SIZE + 30; /* in the first block */
-    CHECK_EQ(memory_os_peek(p.w->memory, WORLD_DIR, name, at, &byte, 1), 0);
-    byte ^= 1;
-    CHECK_EQ(memory_os_poke(p.w->memory, WORLD_DIR, name, at, &byte, 1), 0);
+    image_flip_block(p.w->memory, name);
     for (unsigned i = 0; i < 1500; i++) {
         kv_value value;
         kv_status status = kv_get(p.w->db, lazy_key(text, i), 0, &value, err);
@@ -1002,8 +978,7 @@ static void test_damaged_block(void) {
     p.w->options.preload = true;
     CHECK_STATUS(world_try_open(p.w), KV_ERR_CORRUPT, err);
     CHECK_CONTAINS(err->path, name);
-    byte ^= 1;
-    CHECK_EQ(memory_os_poke(p.w->memory, WORLD_DIR, name, at, &byte, 1), 0);
+    image_flip_block(p.w->memory, name);
     world_open(p.w);
     model_check(p.m, p.w->db);
     pair_destroy(&p);
@@ -1013,9 +988,7 @@ static void test_damaged_block(void) {
 static void test_sweep_past_a_damaged_block(void) {
     enum { KEYS = 1500 };
     pair p = {world_create(), model_create()};
-    newest n = {0};
     char name[64];
-    uint8_t byte;
     uint64_t count;
     world_set_clock(p.w, 1000000);
     world_open(p.w);
@@ -1023,15 +996,7 @@ static void test_sweep_past_a_damaged_block(void) {
         put_expiring(&p, i, i, 2000000);
     checkpoint(&p);
     world_close(p.w);
-    const kv_os *os = memory_os_table(p.w->memory);
-    int dir = os->dir_open(os->ctx, WORLD_DIR, false);
-    CHECK_EQ(os->dir_list(os->ctx, dir, find_newest, &n), 0);
-    os->close(os->ctx, dir);
-    kv_checkpoint_name(n.sequence, name);
-    uint64_t at = KV_CHECKPOINT_HEADER_SIZE + KV_BLOCK_HEADER_SIZE + 30; /* in the first block */
-    CHECK_EQ(memory_os_peek(p.w->memory, WORLD_DIR, name, at, &byte, 1), 0);
-    byte ^= 1;
-    CHECK_EQ(memory_os_poke(p.w->memory, WORLD_DIR, name, at, &byte, 1), 0);
+    image_flip_block(p.w->memory, name);
     world_open(p.w);
     CHECK_EQ(stats_of(p.w).entries, KEYS);
     world_set_clock(p.w, 2000000);

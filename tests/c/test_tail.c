@@ -240,39 +240,17 @@ static void test_expiry(void) {
     pair_destroy(&p);
 }
 
-typedef struct newest {
-    uint64_t sequence;
-} newest;
-
-static bool find_newest(void *arg, const char *name) {
-    newest *n = arg;
-    uint64_t sequence = kv_checkpoint_sequence(name);
-    if (sequence > n->sequence)
-        n->sequence = sequence;
-    return true;
-}
-
 /* A damaged block: what waits for its shard cannot be told, and is not lost. */
 static void test_damaged_block(void) {
     pair p = pair_create();
-    newest n = {0};
     char name[64], text[24];
-    uint8_t byte;
     unsigned refused = 0;
     kv_error *err = &p.w->err;
     fill(&p);
     for (uint64_t i = 0; i < KEYS; i++)
         put_number(&p, i, i);
     world_close(p.w);
-    const kv_os *os = memory_os_table(p.w->memory);
-    int dir = os->dir_open(os->ctx, WORLD_DIR, false);
-    CHECK_EQ(os->dir_list(os->ctx, dir, find_newest, &n), 0);
-    os->close(os->ctx, dir);
-    kv_checkpoint_name(n.sequence, name);
-    uint64_t at = KV_CHECKPOINT_HEADER_SIZE + KV_BLOCK_HEADER_SIZE + 30; /* in the first block */
-    CHECK_EQ(memory_os_peek(p.w->memory, WORLD_DIR, name, at, &byte, 1), 0);
-    byte ^= 1;
-    CHECK_EQ(memory_os_poke(p.w->memory, WORLD_DIR, name, at, &byte, 1), 0);
+    image_flip_block(p.w->memory, name);
     world_open(p.w);
     uint64_t count;
     CHECK_STATUS(kv_count(p.w->db, 0, &count, err), KV_ERR_CORRUPT, err);
@@ -292,8 +270,7 @@ static void test_damaged_block(void) {
     CHECK(refused > 0 && refused < KEYS / 4);
     CHECK_STATUS(kv_checkpoint(p.w->db, NULL, NULL, err), KV_ERR_CORRUPT, err);
     world_close(p.w);
-    byte ^= 1;
-    CHECK_EQ(memory_os_poke(p.w->memory, WORLD_DIR, name, at, &byte, 1), 0);
+    image_flip_block(p.w->memory, name);
     world_open(p.w);
     model_check(p.m, p.w->db);
     printf("# %u of %u keys could not be told\n", refused, KEYS);

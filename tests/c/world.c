@@ -3,6 +3,8 @@
 
 #include <errno.h>
 
+#include "engine/checkpoint.h"
+
 /* A second close of a number would close somebody else's file in a real program. */
 static int strict_close(void *ctx, int file) {
     const kv_os *inner = fault_os_table(ctx);
@@ -105,6 +107,31 @@ void world_set_clock(world *w, uint64_t now_ms) {
 
 uint64_t world_files_digest(memory_os *memory) {
     return memory_os_digest(memory, WORLD_DIR);
+}
+
+static bool find_newest(void *arg, const char *name) {
+    uint64_t *newest = arg, sequence = kv_checkpoint_sequence(name);
+    if (sequence > *newest)
+        *newest = sequence;
+    return true;
+}
+
+uint64_t image_checkpoint(memory_os *image, const char *path) {
+    const kv_os *os = memory_os_table(image);
+    uint64_t newest = 0;
+    int dir = os->dir_open(os->ctx, path, false);
+    CHECK_EQ(os->dir_list(os->ctx, dir, find_newest, &newest), 0);
+    os->close(os->ctx, dir);
+    return newest;
+}
+
+void image_flip_block(memory_os *image, char *name) {
+    uint64_t at = KV_CHECKPOINT_HEADER_SIZE + KV_BLOCK_HEADER_SIZE + 30;
+    uint8_t byte;
+    kv_checkpoint_name(image_checkpoint(image, WORLD_DIR), name);
+    CHECK_EQ(memory_os_peek(image, WORLD_DIR, name, at, &byte, 1), 0);
+    byte ^= 1;
+    CHECK_EQ(memory_os_poke(image, WORLD_DIR, name, at, &byte, 1), 0);
 }
 
 kv_db *image_open(memory_os *image, const kv_options *options) {

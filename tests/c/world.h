@@ -56,6 +56,11 @@ void world_set_clock(world *w, uint64_t now_ms);
 uint64_t world_files_digest(memory_os *memory);
 
 /* Without a fault layer: the store of an image, opened with these options, must be KV_OK. */
+/* The sequence of the newest checkpoint in the directory; 0: there is none. */
+uint64_t image_checkpoint(memory_os *image, const char *dir);
+/* Changes a bit in the first block of the store's newest checkpoint, or changes it back.  Its name: 64 bytes. */
+void image_flip_block(memory_os *image, char *name);
+
 kv_db *image_open(memory_os *image, const kv_options *options);
 void image_close(kv_db *db);
 
