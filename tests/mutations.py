@@ -67,6 +67,14 @@ MUTATIONS = (
         ("test_crash test_power_cut_without_direct_io_1",),
     ),
     Mutation(
+        "name-again",
+        "goes on in the old segment when the new one may have its name",
+        "csrc/engine/log.c",
+        "    status = kv_segment_publish(&next, err);\n",
+        "    status = kv_segment_publish(&next, err);\n    *for_good = status >= 0;\n",
+        ("test_log_faults test_rename_fails_but_is_done",),
+    ),
+    Mutation(
         "late-sync",
         "acknowledges every other commit before the sync that covers it",
         "csrc/engine/log.c",

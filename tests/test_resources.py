@@ -206,29 +206,80 @@ def test_no_more_descriptors(script, path):
     )
 
 
-def test_a_limit_of_file_size(script, path):
-    """EFBIG from the system: an error like any other, and reads go on."""
+def test_no_descriptor_for_the_next_segment(script, path):
+    """Refused is what the log has no file for, and nothing else; with a descriptor again the store goes on."""
     script.run(
         """
-        import resource, sys, pykv
+        import errno, os, resource, sys, threading, pykv
         store = pykv.open(sys.argv[1])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        model, refused, lock = {}, [], threading.Lock()
+
+        def write(thread):
+            for i in range(20):
+                key, value = b"%d %d" % (thread, i % 10), b"%d" % i * 50_000
+                try:
+                    store.put_many({key: value, b"and " + key: value})
+                    model.update({key: value, b"and " + key: value})
+                except pykv.StorageError as error:
+                    with lock:
+                        refused.append(error)
+
+        def run():
+            threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            store._verify()
+            assert dict(store.items()) == model
+
+        files = []
+        try:
+            while True:
+                files.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        run()
+        assert refused and model and not store.stats()["failed"]
+        for error in refused:
+            assert type(error) is pykv.StorageError and error.errno == errno.EMFILE, error
+            assert error.filename == os.path.join(sys.argv[1], "spare.log"), error
+        for file in files:
+            os.close(file)
+        refused.clear()
+        run()
+        assert not refused
+        store.close()
+        with pykv.open(sys.argv[1]) as store:
+            assert dict(store.items()) == model
+        """,
+        path,
+    )
+
+
+def test_a_limit_of_file_size(script, path):
+    """EFBIG from the system refuses what is too large for one file, and nothing else."""
+    script.run(
+        """
+        import errno, resource, sys, pykv
+        store = pykv.open(sys.argv[1], checkpoint_log_ratio=None)
         store["k"] = "v"
         resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, 3 << 20))
         model = {b"k": b"v"}
-        refused = 0
         for i in range(60):
-            try:
-                store[str(i)] = "v" * 200_000
-                model[str(i).encode()] = b"v" * 200_000
-            except pykv.StorageError as error:
-                assert error.errno
-                refused += 1
-        assert refused and dict(store.items()) == model
+            store[str(i)] = "v" * 200_000
+            model[str(i).encode()] = b"v" * 200_000
+            if i % 10 == 0:
+                try:
+                    store["large"] = "v" * (4 << 20)
+                except pykv.StorageError as error:
+                    assert type(error) is pykv.StorageError and error.errno == errno.EFBIG, error
+                else:
+                    raise SystemExit("4 MiB fitted into files of 3?")
+        assert dict(store.items()) == model
         store._verify()
-        try:
-            store.close()
-        except pykv.StorageError:
-            pass
+        store.close()
         with pykv.open(sys.argv[1]) as store:
             assert dict(store.items()) == model
         """,

@@ -421,42 +421,58 @@ static bool list_make_room(kv_log *log) {
     return fits;
 }
 
-/* The log goes on in a new segment.  Order: what is written becomes durable; the new segment exists
- * on disk; the old one says so (its end frame).  A crash after the second step leaves a segment without
- * frames behind one without an end: recovery takes both as they are.  After the third, a missing
- * last segment is known to be missing. */
-static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
+/* A spare with the header of the segment that begins at write_lsn.  Whatever fails in here, the log is as it was. */
+static kv_status begin_next(kv_log *log, uint64_t frame_size, kv_segment *next, kv_error *err) {
     kv_file spare = KV_FILE_CLOSED;
-    kv_segment next;
     kv_segment_header header = {
         .version = KV_FORMAT_VERSION,
         .sequence = log->segment.header.sequence + 1,
         .start_lsn = log->write_lsn,
     };
     memcpy(header.store_id, log->store_id, sizeof header.store_id);
-    kv_status status = KV_OK;
-    if (atomic_load_explicit(&log->durable, memory_order_relaxed) < log->write_lsn)
-        status = sync_segment(log, err);
-    if (status < 0)
-        return status;
     if (!list_make_room(log))
         return kv_fail_nomem(err, (log->segments_capacity + 1) * sizeof *log->segments_list);
     uint64_t size = next_segment_size(log, frame_size);
     uint64_t least = kv_segment_size_for(frame_size, log->options->segment_size_min);
-    status = take_spare(log, size, &spare, &header.recycled, err);
-    if (status == KV_ERR_NOSPACE && least < size) /* a small disk may never have room for a large one again */
+    kv_status status = take_spare(log, size, &spare, &header.recycled, err);
+    if (status < 0 && least < size) /* a small disk, or a limit of sizes, may never allow a large one again */
         status = take_spare(log, least, &spare, &header.recycled, err);
     if (status == KV_OK)
         status = kv_file_size(&spare, &header.file_size, err);
-    if (status == KV_OK) {
-        status = kv_dir_random(log->dir, &header.salt, sizeof header.salt, err);
-    }
     if (status == KV_OK)
-        status = kv_segment_begin(&next, &spare, &header, err);
-    if (status < 0) {
+        status = kv_dir_random(log->dir, &header.salt, sizeof header.salt, err);
+    if (status == KV_OK)
+        status = kv_segment_begin(next, &spare, &header, err);
+    if (status < 0)
         kv_file_close(&spare);
+    return status;
+}
+
+/* The log goes on in a new segment.  Order: what is written becomes durable; the new segment exists
+ * on disk; the old one says so (its end frame).  A crash after the second step leaves a segment without
+ * frames behind one without an end: recovery takes both as they are.  After the third, a missing
+ * last segment is known to be missing.
+ *
+ * A failure before the rename (but for the sync) is one of the group only: all that there is of the new segment is
+ * spare.log, which no open reads and the next try begins anew, and the log goes on in the old one.  From the rename
+ * on it is for good, whatever it was: the name may be there, now or after a crash, and a frame that the old segment
+ * got at write_lsn after all would stand where the new one begins, which recovery takes for damage. */
+static kv_status rotate(kv_log *log, uint64_t frame_size, bool *for_good, kv_error *err) {
+    kv_segment next;
+    kv_status status = KV_OK;
+    *for_good = true;
+    if (atomic_load_explicit(&log->durable, memory_order_relaxed) < log->write_lsn)
+        status = sync_segment(log, err);
+    if (status < 0)
+        return status;
+    status = begin_next(log, frame_size, &next, err);
+    if (status < 0) {
+        *for_good = false;
         return status;
     }
+    status = kv_segment_publish(&next, err);
+    if (status < 0)
+        return status;
     /* Behind the copy of its block's head, where a direct write needs it. */
     uint8_t *end = log->tail + head_of(log, kv_segment_offset(&log->segment, log->write_lsn));
     size_t done;
@@ -466,9 +482,7 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
     if (status < 0 && status != KV_ERR_NOSPACE) { /* without room, the end frame is done without */
         /* Whether the end is on disk is not known: going on in either segment could be wrong. */
         kv_file_close(&next.file);
-        if (err != NULL)
-            err->status = KV_ERR_IO;
-        return KV_ERR_IO;
+        return status;
     }
     kv_file_close(&log->segment.file);
     LOCK(log);
@@ -479,7 +493,7 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, kv_error *err) {
     };
     log->segment = next;
     atomic_fetch_add_explicit(&log->segments, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&log->log_bytes, header.file_size, memory_order_relaxed);
+    atomic_fetch_add_explicit(&log->log_bytes, next.header.file_size, memory_order_relaxed);
     UNLOCK(log);
     log->segment.file.dir = log->dir;
     begin_direct(log);
@@ -539,17 +553,14 @@ static kv_status write_group(kv_log *log, kv_group *g, bool *for_good, kv_error 
 /* Writes the group, and syncs if it must.  On failure `*for_good`: the log cannot go on. */
 static kv_status flush(kv_log *log, kv_group *g, bool *for_good, kv_error *err) {
     kv_status status = KV_OK;
-    *for_good = false;
     if (g->size > 0) {
         uint64_t frame_size = kv_frame_size(g->size - KV_FRAME_HEADER_SIZE);
         assert(g->start_lsn == log->write_lsn);
         /* A segment of an older format may be read by an older pykv: it gets no newer records. */
         bool older = log->segment.header.version != KV_FORMAT_VERSION &&
                      g->kind == KV_FRAME_COMMITS;
-        if (frame_size > room_left(log) || older) {
-            status = rotate(log, frame_size, err);
-            *for_good = status != KV_OK && status != KV_ERR_NOSPACE && status != KV_ERR_NOMEM;
-        }
+        if (frame_size > room_left(log) || older)
+            status = rotate(log, frame_size, for_good, err);
         if (status == KV_OK)
             status = write_group(log, g, for_good, err);
         if (status < 0)

@@ -15,9 +15,9 @@
  *    appended   in a group's buffer
  *
  * A failed flush: everything above `committed` is undone (the `rollback` callback), and its writers
- * get the error.  No space: the log goes on.  Any failed sync, or any other failed write: the log
- * has failed, for good.  A sync is never repeated: the kernel may have dropped the bytes and answer
- * the second one with success.
+ * get the error.  No space, or no file for the next segment: the log goes on.  Any failed sync of its files, or
+ * any other failed write: the log has failed, for good.  A sync is never repeated: the kernel may have dropped the
+ * bytes and answer the second one with success.
  */
 #ifndef KV_ENGINE_LOG_H
 #define KV_ENGINE_LOG_H

@@ -161,6 +161,8 @@ static kv_status create_files(kv_store *store, kv_identity *identity, kv_recover
     if (status < 0)
         return status;
     status = kv_segment_begin(&recovered->segment, &spare, &header, err);
+    if (status == KV_OK)
+        status = kv_segment_publish(&recovered->segment, err);
     if (status < 0)
         return status;
     store->recovery.created = store->recovery.clean = true;

@@ -180,12 +180,13 @@ static kv_status walk_all(walk *w, const _Atomic bool *stop, kv_error *err) {
 
 /* ---- Checkpoints -------------------------------------------------------------------------------- */
 
-/* Makes the log durable up to the LSN at least.  Writers who are refused for lack of room take those with them who wait
- * for the same flush; but the log went to disk before it asked for more room, and a checkpoint may be what makes some. */
+/* Makes the log durable up to the LSN at least.  Writers who are refused, since there is no next segment, take those
+ * with them who wait for the same flush; but the log went to disk before it asked for one, and a checkpoint may be
+ * what makes room for it. */
 static kv_status make_durable(kv_log *log, uint64_t lsn, kv_error *err) {
     kv_log_stats stats;
     kv_status status = kv_log_make_durable(log, err);
-    if (status != KV_ERR_NOSPACE)
+    if (status == KV_OK || status == KV_ERR_FAILED)
         return status;
     kv_log_get_stats(log, &stats);
     return stats.durable_lsn >= lsn ? KV_OK : status;
@@ -545,6 +546,8 @@ static kv_status save_log(backup *b, kv_error *err) {
         status = copy_log(b, err);
     if (status == KV_OK)
         status = kv_segment_begin(&segment, &b->log, &b->segment, err);
+    if (status == KV_OK)
+        status = kv_segment_publish(&segment, err);
     kv_file_close(&segment.file);
     kv_file_close(&b->log);
     return status;

@@ -22,6 +22,15 @@ uint64_t kv_segment_size_for(uint64_t frame_size, uint64_t size_wanted) {
     return needed > size_wanted ? needed : size_wanted;
 }
 
+/* Of a spare, which is no part of the log yet: here, and only here, a sync may fail and the log go on, also without
+ * space.  (A failed sync is KV_ERR_IO otherwise, whatever its cause.) */
+static kv_status sync_spare(const kv_file *file, kv_error *err) {
+    kv_error local;
+    if (kv_file_sync(file, &local) == KV_OK)
+        return KV_OK;
+    return kv_fail_sys(err, local.sys_errno, local.path, "cannot sync a new segment");
+}
+
 kv_status kv_segment_prepare(kv_file *file, const kv_dir *dir, uint64_t size, bool written,
                              kv_error *err) {
     kv_status status = kv_file_open(file, dir, KV_SEGMENT_SPARE, KV_OPEN_CREATE, err);
@@ -31,14 +40,8 @@ kv_status kv_segment_prepare(kv_file *file, const kv_dir *dir, uint64_t size, bo
     if (status == KV_OK)
         status = written ? kv_file_write_zeros(file, size, 0, err)
                          : kv_file_reserve(file, size, err);
-    if (status == KV_OK) {
-        /* Not yet a part of the log: here, and only here, a sync may run out of space and the log go
-         * on.  (A failed sync is KV_ERR_IO otherwise, whatever its cause.) */
-        kv_error local;
-        status = kv_file_sync(file, &local);
-        if (status < 0)
-            status = kv_fail_sys(err, local.sys_errno, local.path, "cannot sync a new segment");
-    }
+    if (status == KV_OK)
+        status = sync_spare(file, err);
     if (status < 0) {
         kv_file_close(file);
         (void)!kv_dir_unlink(dir, KV_SEGMENT_SPARE, NULL); /* its room may be what is missing */
@@ -63,22 +66,26 @@ kv_status kv_segment_prepare_recycled(kv_file *file, const kv_dir *dir, kv_error
 kv_status kv_segment_begin(kv_segment *segment, kv_file *file, const kv_segment_header *header,
                            kv_error *err) {
     uint8_t bytes[KV_SEGMENT_HEADER_SIZE];
-    char name[sizeof file->name];
     kv_segment_header_encode(header, bytes);
-    kv_segment_name(header->sequence, name);
     kv_status status = kv_file_write(file, bytes, sizeof bytes, 0, NULL, err);
     if (status == KV_OK)
-        status = kv_file_sync(file, err);
+        status = sync_spare(file, err);
     /* A crash here leaves a spare that looks like a segment: open removes it by its name. */
-    if (status == KV_OK) {
-        status = kv_dir_rename(file->dir, KV_SEGMENT_SPARE, name, err);
-        if (status == KV_ERR_NOSPACE) {
-            /* It may have been done all the same: the log cannot go on without it. */
-            status = KV_ERR_IO;
-            if (err != NULL)
-                err->status = KV_ERR_IO;
-        }
+    if (status < 0) {
+        kv_file_close(file);
+        return status;
     }
+    segment->file = *file;
+    segment->header = *header;
+    file->fd = -1;
+    return KV_OK;
+}
+
+kv_status kv_segment_publish(kv_segment *segment, kv_error *err) {
+    kv_file *file = &segment->file;
+    char name[sizeof file->name];
+    kv_segment_name(segment->header.sequence, name);
+    kv_status status = kv_dir_rename(file->dir, file->name, name, err);
     /* A crash here leaves the segment, or not, and no frames in it: nothing is lost either way. */
     if (status == KV_OK)
         status = kv_dir_sync(file->dir, err);
@@ -86,10 +93,7 @@ kv_status kv_segment_begin(kv_segment *segment, kv_file *file, const kv_segment_
         kv_file_close(file);
         return status;
     }
-    segment->file = *file;
-    memcpy(segment->file.name, name, sizeof name);
-    segment->header = *header;
-    file->fd = -1;
+    memcpy(file->name, name, sizeof name);
     return KV_OK;
 }
 

@@ -47,10 +47,14 @@ kv_status kv_segment_prepare(kv_file *file, const kv_dir *dir, uint64_t size, bo
 kv_status kv_segment_prepare_recycled(kv_file *file, const kv_dir *dir, kv_error *err)
     KV_MUST_CHECK;
 
-/* Turns a prepared file into the segment that `header` says.  Taken: `file` is moved into
- * `segment`, or closed on failure (the spare may then be left behind; open removes it). */
+/* Gives a prepared file its header, synced.  Taken: `file` is moved into `segment`, or closed on failure (the spare may
+ * then be left behind: the next one is made in its place, and open removes it). */
 kv_status kv_segment_begin(kv_segment *segment, kv_file *file, const kv_segment_header *header,
                            kv_error *err) KV_MUST_CHECK;
+
+/* Gives it its name, and syncs the directory.  On failure the file is closed, and whether it has the name, now or after
+ * a crash, is not known: a log may not write behind the segment's start LSN elsewhere. */
+kv_status kv_segment_publish(kv_segment *segment, kv_error *err) KV_MUST_CHECK;
 
 /* Opens the segment of that sequence and checks its header against name, size and store. */
 kv_status kv_segment_open(kv_segment *segment, const kv_dir *dir, uint64_t sequence,

@@ -1056,37 +1056,39 @@ static void test_warning(void) {
 
 /* ---- On a full disk ---------------------------------------------------------------------------------- */
 
-static bool segment_is_refused; /* the next one */
+static int segment_refusal; /* of the next one; 0: it is not refused */
 
 static int no_room_for_a_segment(void *ctx, int dir, const char *name, kv_open_mode mode) {
     const kv_os *os = fault_os_table(ctx);
-    if (!segment_is_refused || strcmp(name, KV_SEGMENT_SPARE) != 0)
+    if (segment_refusal == 0 || strcmp(name, KV_SEGMENT_SPARE) != 0)
         return os->open(os->ctx, dir, name, mode);
-    segment_is_refused = false;
-    return -ENOSPC;
+    int refusal = segment_refusal;
+    segment_refusal = 0;
+    return -refusal;
 }
 
-/* A write that waits to be flushed finds no room; the checkpoint, which may make some, and the backup do not fail with
+/* A write that waits to be flushed finds no room, or no descriptor; the checkpoint, which may make some, and the backup do not fail with
  * it: what they need of the log is on disk. */
 static void test_beside_a_write_without_room(void) {
-    for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync += 2) {
+    for (int i = 0; i < 4; i++) {
         static const char large[4 * WORLD_SEGMENT_SIZE];
+        int refusal = i / 2 ? EMFILE : ENOSPC;
         pair p = {world_create(), model_create()};
         kv_db *late, *copy;
-        p.w->options.sync = (kv_sync)sync;
+        p.w->options.sync = i % 2 ? KV_SYNC_NEVER : KV_SYNC_ALWAYS;
         p.w->os.open = no_room_for_a_segment;
         world_open(p.w);
-        for (uint64_t i = 0; i < 100; i++)
-            put(&p, i, i);
+        for (uint64_t k = 0; k < 100; k++)
+            put(&p, k, k);
         CHECK_OK(kv_dup(p.w->db, true, &late, &p.w->err), &p.w->err);
-        segment_is_refused = true;
+        segment_refusal = refusal;
         CHECK_OK(kv_put(late, LITERAL("large"), bytes_of(large, sizeof large), 0, &p.w->err), &p.w->err);
         checkpoint(&p);
-        CHECK(!segment_is_refused);
-        segment_is_refused = true;
+        CHECK_EQ(segment_refusal, 0);
+        segment_refusal = refusal;
         CHECK_OK(kv_put(late, LITERAL("large"), bytes_of(large, sizeof large), 0, &p.w->err), &p.w->err);
         CHECK_OK(kv_backup(p.w->db, "copy", NULL, NULL, &p.w->err), &p.w->err);
-        CHECK(!segment_is_refused);
+        CHECK_EQ(segment_refusal, 0);
         model_check(p.m, p.w->db);
         CHECK_OK(kv_open("copy", &p.w->options, &copy, &p.w->err), &p.w->err);
         model_check(p.m, copy);

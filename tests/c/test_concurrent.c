@@ -902,7 +902,7 @@ static void test_undone_put(void) {
     undone(first_put, second_incr);
 }
 
-/* The space runs out now and then.  Each value is written once, and tells by whom and when: what a reader
+/* The space, or the descriptors, run out now and then.  Each value is written once, and tells by whom and when: what a reader
  * has seen must have been acknowledged in the end. */
 enum { WRITERS = 5, WRITES = 600 / SLOWER };
 
@@ -913,6 +913,7 @@ typedef struct rollbacks {
     _Atomic bool seen[WRITERS][WRITES + 1];
     uint64_t last[WRITERS];
     _Atomic unsigned failures;
+    kv_status refusal; /* what those are told whose write is undone */
 } rollbacks;
 
 typedef struct stamp {
@@ -933,7 +934,7 @@ static void rollbacks_write(worker *me) {
         kv_status status = i % 3 == 0 ? kv_put(t->w->db, LITERAL("everybody's"), value, 0, &err)
                                       : kv_write(t->w->db, ops, 4, 0, NULL, &err);
         if (status != KV_OK) {
-            CHECK_STATUS(status, KV_ERR_NOSPACE, &err);
+            CHECK_STATUS(status, t->refusal, &err);
             atomic_fetch_add(&t->failures, 1);
         } else {
             t->acknowledged[me->id][i] = true;
@@ -1013,15 +1014,30 @@ static void rollbacks_fail(worker *me) {
     }
 }
 
-static void rollbacks_test(kv_sync sync, size_t limit) {
+/* No file can be opened, until somebody has been refused for it: there is no next segment. */
+static void rollbacks_fail_opens(worker *me) {
+    rollbacks *t = me->shared;
+    while (!atomic_load(&t->done)) {
+        unsigned seen = atomic_load(&t->failures);
+        fault_os_fail(t->w->faults, FAULT_OPEN, 1, EMFILE, FAULT_FOREVER);
+        while (!atomic_load(&t->done) && atomic_load(&t->failures) == seen)
+            usleep(200);
+        fault_os_heal(t->w->faults);
+        usleep(200);
+    }
+}
+
+static void rollbacks_test(kv_sync sync, size_t limit, kv_status refusal) {
     rollbacks *t = calloc(1, sizeof *t);
     crew writers = {0}, others = {0};
     kv_error err;
     t->w = world_of((kind)(ALWAYS + (int)sync));
+    t->refusal = refusal;
     fault_os_limit(t->w->faults, limit);
     check_random random = random_stream(THREADS_MAX);
-    fail_a_write(t, &random);
-    crew_add(&others, rollbacks_fail, t);
+    if (refusal == KV_ERR_NOSPACE)
+        fail_a_write(t, &random);
+    crew_add(&others, refusal == KV_ERR_NOSPACE ? rollbacks_fail : rollbacks_fail_opens, t);
     for (unsigned i = 0; i < 2; i++)
         crew_add(&others, rollbacks_read, t);
     for (unsigned i = 0; i < WRITERS; i++)
@@ -1064,8 +1080,13 @@ static void rollbacks_test(kv_sync sync, size_t limit) {
 
 static void test_rollback_under_load(void) {
     for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync++)
-        rollbacks_test((kv_sync)sync, 0);
-    rollbacks_test(KV_SYNC_ALWAYS, 700);
+        rollbacks_test((kv_sync)sync, 0, KV_ERR_NOSPACE);
+    rollbacks_test(KV_SYNC_ALWAYS, 700, KV_ERR_NOSPACE);
+}
+
+static void test_no_descriptors_under_load(void) {
+    for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync++)
+        rollbacks_test((kv_sync)sync, 0, KV_ERR_IO);
 }
 
 /* A store that fails under load: everybody is told, readers go on, nobody hangs. */
@@ -1182,5 +1203,5 @@ CHECK_MAIN(TEST(test_mixed_operations), TEST(test_batches_are_seen_whole),
            TEST(test_pop_any_gives_each_once), TEST(test_growth_under_readers),
            TEST(test_close_under_load), TEST(test_snapshot_ends_while_closing), TEST(test_handles_come_and_go),
            TEST(test_reader_during_a_sync), TEST(test_reader_during_a_write),
-           TEST(test_undone_delete), TEST(test_undone_put), TEST(test_rollback_under_load),
+           TEST(test_undone_delete), TEST(test_undone_put), TEST(test_rollback_under_load), TEST(test_no_descriptors_under_load),
            TEST(test_failure_under_load), TEST(test_power_cuts_under_load))

@@ -13,6 +13,7 @@
 
 #include "base/futex.h"
 #include "engine/checkpoint.h"
+#include "engine/segment.h"
 #include "kv.h"
 #include "model.h"
 #include "scenario.h"
@@ -89,16 +90,21 @@ static void check_contents(run *r, const char *when) {
     RUN_CHECK(r, store_digest(w->db) == model_digest(r->m), "%s: other contents", when);
 }
 
+/* Whether the error is one of the next segment's file, which has no name in the log yet. */
+static bool is_of_a_spare(const kv_error *err) {
+    return strstr(err->path, KV_SEGMENT_SPARE) != NULL || strcmp(err->path, WORLD_DIR) == 0;
+}
+
 static void note_failure(run *r, unsigned number, kv_status status) {
     world *w = r->w;
     kv_stats stats;
     RUN_CHECK(r, !r->fault->harmless, "%s: %s", scenario_name(number), w->err.message);
-    /* A checkpoint may fail for any reason: the store goes on without it. */
+    /* A checkpoint may fail for any reason, the preparation of a segment too: the store goes on without it. */
     bool checkpoint = scenario_steps[number].kind == STEP_CHECKPOINT;
     RUN_CHECK(r,
               status == KV_ERR_FAILED || status == KV_ERR_NOSPACE || status == KV_ERR_NOMEM ||
-                  (checkpoint && status == KV_ERR_IO),
-              "%s: %s", scenario_name(number), kv_status_name(status));
+                  (status == KV_ERR_IO && (checkpoint || is_of_a_spare(&w->err))),
+              "%s: %s: %s: %s", scenario_name(number), kv_status_name(status), w->err.path, w->err.message);
     /* What was begun is taken away again, if that can be done. */
     if (checkpoint && r->fault->flags == 0)
         RUN_CHECK(r, memory_os_size(w->memory, WORLD_DIR, KV_CHECKPOINT_NEW) == -ENOENT,
@@ -134,7 +140,7 @@ static void run_step(run *r, unsigned number) {
         note_failure(r, number, status);
         if (r->failed || r->fault->flags & FAULT_FOREVER)
             return;
-        status = scenario_run(number, w->db, r->m, &w->err); /* there is space again */
+        status = scenario_run(number, w->db, r->m, &w->err); /* there is space, or what else was missing */
         RUN_CHECK(r, status >= 0, "%s, again: %s", scenario_name(number), w->err.message);
     } else if (r->failed) {
         RUN_CHECK(r, before == model_digest(r->m), "%s was acknowledged by a failed store",
@@ -461,9 +467,13 @@ static void test_no_space_in_the_middle(void) {
           .sync = KV_SYNC_NEVER);
 }
 
-static void test_rename_without_space_but_done(void) {
-    SWEEP(.call = FAULT_RENAME, .sys_errno = ENOSPC, .flags = FAULT_DONE);
-    SWEEP(.call = FAULT_RENAME, .sys_errno = ENOSPC, .flags = FAULT_DONE, .killed = true);
+/* A new segment may have its name, whatever the system says. */
+static void test_rename_fails_but_is_done(void) {
+    static const int errors[] = {ENOSPC, ENOMEM, EMFILE, EACCES};
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+        SWEEP(.call = FAULT_RENAME, .sys_errno = errors[i], .flags = FAULT_DONE);
+        SWEEP(.call = FAULT_RENAME, .sys_errno = errors[i], .flags = FAULT_DONE, .killed = true);
+    }
 }
 
 /* Direct I/O that is refused when it is turned on, or by a write, is done without. */
@@ -540,8 +550,9 @@ static bool run_failed_sync(uint64_t nth, kv_sync sync) {
         kv_status status = scenario_run(i, w->db, m, &w->err);
         if (status == KV_ERR_FAILED) {
             failed = true;
-        } else if (status == KV_ERR_IO && scenario_steps[i].kind == STEP_CHECKPOINT && !failed) {
-            model_destroy(maybe); /* its own file's sync: made another time */
+        } else if (status == KV_ERR_IO && !failed &&
+                   (scenario_steps[i].kind == STEP_CHECKPOINT || is_of_a_spare(&w->err))) {
+            model_destroy(maybe); /* of a file that is made another time; nothing was written */
             maybe = NULL;
         } else if (!failed) {
             CHECK(status >= 0);
@@ -572,8 +583,8 @@ static bool run_failed_sync(uint64_t nth, kv_sync sync) {
 
 static void test_failed_syncs(void) {
     for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync += 2) {
-        /* A spare that could not be synced is made again by whoever needs it: not every failed sync
-         * is seen.  So the end of the sweep is counted, not found. */
+        /* A spare that could not be synced is made again: not every failed sync is seen.  So the end of the
+         * sweep is counted, not found. */
         unsigned seen = 0;
         for (uint64_t nth = 1; nth <= 60; nth++)
             seen += run_failed_sync(nth, (kv_sync)sync);
@@ -678,6 +689,76 @@ static void test_whatever_a_sync_answers(void) {
     printf("# %zu errors\n", sizeof errors / sizeof errors[0]);
 }
 
+/* ---- The next segment's file cannot be made --------------------------------------------------------------- */
+
+static void test_next_segment_fails(void) {
+    static const struct {
+        fault_call call;
+        int sys_errno;
+    } cases[] = {{FAULT_OPEN, EMFILE}, {FAULT_OPEN, ENFILE},    {FAULT_OPEN, EACCES},  {FAULT_OPEN, ENOSPC},
+                 {FAULT_OPEN, ENOMEM}, {FAULT_TRUNCATE, EIO},   {FAULT_WRITE, EFBIG},  {FAULT_SYNC, EIO},
+                 {FAULT_SYNC, ENOSPC}, {FAULT_SIZE, EIO},       {FAULT_RANDOM, EMFILE}};
+    static uint8_t value[24000];
+    kv_bytes small = bytes_of(value, 5000), large = bytes_of(value, sizeof value);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync += 2) {
+            world *w = world_create();
+            model *m = model_create();
+            kv_error *err = &w->err;
+            kv_stats stats;
+            w->options.sync = (kv_sync)sync;
+            w->options.segment_size_min = w->options.segment_size_max = 32768;
+            world_open(w);
+            CHECK_OK(kv_put(w->db, A, small, KV_SYNC, err), err); /* before the middle: no spare is made yet */
+            fault_os_fail(w->faults, cases[i].call, 1, cases[i].sys_errno, FAULT_FOREVER);
+            for (int again = 0; again < 3; again++) {
+                const kv_op ops[] = {{KV_OP_PUT, B, large}, {KV_OP_DELETE, A, {0}}};
+                kv_status status = kv_write(w->db, ops, 2, 0, NULL, err);
+                CHECK(status == KV_ERR_IO || status == KV_ERR_NOSPACE || status == KV_ERR_NOMEM);
+                CHECK_EQ(err->sys_errno, cases[i].sys_errno);
+                CHECK(is_of_a_spare(err));
+            }
+            model_put(m, A, small);
+            model_check(m, w->db);
+            CHECK_OK(kv_get_stats(w->db, 0, &stats, err), err);
+            CHECK(!stats.failed);
+            CHECK_EQ(stats.log_segments, 1);
+            CHECK_EQ(stats.undo_records, 0);
+            fault_os_heal(w->faults);
+            CHECK_OK(kv_put(w->db, B, large, KV_SYNC, err), err);
+            model_put(m, B, large);
+            world_cut_power(w);
+            world_open(w);
+            model_check(m, w->db);
+            CHECK_EQ(memory_os_size(w->memory, WORLD_DIR, KV_SEGMENT_SPARE), -ENOENT);
+            model_destroy(m);
+            world_destroy(w);
+        }
+}
+
+#define FILE_SIZE_MAX (2 * WORLD_SEGMENT_SIZE)
+
+static int64_t limited_write(void *ctx, int file, const void *buffer, size_t size, uint64_t offset) {
+    const kv_os *inner = fault_os_table(ctx);
+    return offset + size > FILE_SIZE_MAX ? -EFBIG : inner->write(inner->ctx, file, buffer, size, offset);
+}
+
+/* As `ulimit -f` does it: where a large segment is not allowed, a small one will do, and only what is too large for
+ * any is refused. */
+static void test_no_large_files(void) {
+    world *w = world_create();
+    static uint8_t value[FILE_SIZE_MAX];
+    w->options.segment_size_max = 16 * FILE_SIZE_MAX;
+    w->os.write = limited_write;
+    world_open(w);
+    for (unsigned i = 0; i < 100; i++)
+        CHECK_OK(kv_put(w->db, A, bytes_of(value, 1000), 0, &w->err), &w->err);
+    CHECK_STATUS(kv_put(w->db, A, bytes_of(value, sizeof value), 0, &w->err), KV_ERR_IO, &w->err);
+    CHECK_EQ(w->err.sys_errno, EFBIG);
+    CHECK_OK(kv_put(w->db, A, A, 0, &w->err), &w->err);
+    world_destroy(w);
+}
+
 /* ---- No space, by hand --------------------------------------------------------------------------------- */
 
 static void test_no_space_rolls_back(void) {
@@ -777,6 +858,6 @@ CHECK_MAIN(TEST(test_undisturbed), TEST(test_eio_once), TEST(test_eio_from_then_
            TEST(test_read_only_of_a_sudden),
            TEST(test_killed), TEST(test_eio_but_done), TEST(test_no_space_once),
            TEST(test_no_space_from_then_on), TEST(test_no_space_in_the_middle),
-           TEST(test_rename_without_space_but_done), TEST(test_direct_io_is_refused), TEST(test_no_memory), TEST(test_interrupted),
+           TEST(test_rename_fails_but_is_done), TEST(test_direct_io_is_refused), TEST(test_no_memory), TEST(test_interrupted),
            TEST(test_short_transfers), TEST(test_failed_syncs), TEST(test_failed_sync_is_final), TEST(test_whatever_a_sync_answers),
-           TEST(test_no_space_rolls_back), TEST(test_short_frame_after_a_long_one))
+           TEST(test_next_segment_fails), TEST(test_no_large_files), TEST(test_no_space_rolls_back), TEST(test_short_frame_after_a_long_one))
