@@ -121,9 +121,10 @@ def load(
     All or nothing: a file with an error in it changes nothing.  What comes from a file of up to 128
     MiB is one commit.  A larger one is read through first, and written in many commits then: what
     ends that (a crash, a full disk, MemoryLimitError, an exception of progress) leaves a part of
-    it.  With partial=True all that stands before an error is put, and the error raised all the
-    same; its `report` says how much.  Other threads may write meanwhile; commands that change a
-    value, like INCR, count from the one that they find.
+    it, but of a transaction (MULTI to EXEC) all or nothing.  With partial=True all that stands
+    before an error is put, and the error raised all the same; its `report` says how much.  A
+    transaction with an error in it, or without an end, is not put.  Other threads may write
+    meanwhile; commands that change a value, like INCR, count from the one that they find.
 
     progress is called with (done, total), in bytes of the file, counted for each time that it is
     read, at most some 20 times a second; an exception that it raises ends the call.  Durable as the
@@ -223,13 +224,20 @@ class _Load:
     def _read_commands(self, stage: Stage, told: Callable[[int], None]) -> None:
         from pykv import resp
 
-        run = resp.Interpreter(stage, self.now)
+        alone = resp.Interpreter(stage, self.now)
         offset = 0
         try:
             for offset, commands in resp.transactions(self.source.file):
-                for offset, command in commands:
-                    run(command)
-                    self.records += 1
+                if len(commands) == 1:
+                    offset, command = commands[0]
+                    alone(command)
+                else:
+                    part = stage.part()
+                    run = resp.Interpreter(part, self.now)
+                    for offset, command in commands:
+                        run(command)
+                    part.join()
+                self.records += len(commands)
                 stage.write_if_full()
                 told(offset)
         except resp.Malformed as bad:

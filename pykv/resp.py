@@ -51,7 +51,8 @@ def transactions(file: BinaryIO) -> Iterator[tuple[int, list[Placed]]]:
             if len(command) != 1:
                 raise Malformed(f"{name.decode()} takes no arguments", offset)
             if (name == b"MULTI") == (began is not None):
-                raise Malformed(f"{name.decode()} {'inside' if began else 'without'} MULTI", offset)
+                where = "without" if began is None else "inside"
+                raise Malformed(f"{name.decode()} {where} MULTI", offset)
             if name == b"EXEC":
                 yield offset, queue
             began, queue = (offset if name == b"MULTI" else None), []
@@ -113,7 +114,7 @@ def _exactly(read: Callable[[int], bytes], size: int, offset: int) -> bytes:
 
 
 class Interpreter:
-    """Does commands on a stage.  Raises Bad for one that cannot be done."""
+    """Does commands on a stage.  Raises Bad for one that cannot be done, and does none of it."""
 
     def __init__(self, stage: Stage, now: int) -> None:
         self._stage = stage
@@ -181,6 +182,8 @@ class Interpreter:
 
     def mset(self, *pairs: bytes) -> None:
         _check_pairs(pairs)
+        for key in pairs[::2]:
+            _check_key(key)
         for key, value in zip(pairs[::2], pairs[1::2]):
             self._put(key, value)
 
@@ -236,6 +239,7 @@ class Interpreter:
     def delete(self, *keys: bytes) -> None:
         for key in keys:
             _check_key(key)
+        for key in keys:
             self._stage.delete(key)
 
     def expire(self, key: bytes, seconds: bytes) -> None:
@@ -261,6 +265,7 @@ class Interpreter:
 
     def rename(self, old: bytes, new: bytes) -> None:
         _check_key(old)
+        _check_key(new)
         value, expiry = self._stage.require(old)
         if old != new:
             self._stage.delete(old)

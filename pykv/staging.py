@@ -35,6 +35,7 @@ class Stage:
         self._operations: dict[bytes, Operation] = {}
         self._bytes = 0  # of what was put since the last write, and a little for each
         self._cleared = False  # nothing is left of what the store has
+        self._together = at_once  # ... and that is one commit with what follows
         self.items = self.expired = 0
 
     def put(self, key: bytes, value: bytes, expiry: int = 0) -> None:
@@ -56,7 +57,7 @@ class Stage:
     def clear(self) -> None:
         self._operations = {}
         self._bytes = 0
-        self._cleared = True
+        self._cleared, self._together = True, self._at_once
 
     def get(self, key: bytes) -> tuple[bytes, int] | None:
         """The key's value and expiry (0: never)."""
@@ -92,6 +93,13 @@ class Stage:
             self._operations[key] = (found[0], expiry) if expiry else found[0]
             self._bytes += len(key) + len(found[0]) + 32
 
+    def part(self) -> Stage:
+        """A stage for what is done together: `join` does it here, all of it."""
+        return _Part(self)
+
+    def join(self) -> None:
+        pass
+
     def write_if_full(self) -> None:
         if self._at_once:
             if self._bytes > ONE_COMMIT_BYTES:
@@ -100,7 +108,7 @@ class Stage:
             self.write()
 
     def write(self) -> None:
-        if self._cleared and self._at_once:
+        if self._cleared and self._together:
             operations: dict[bytes, Operation] = dict.fromkeys(self._store)
             self._operations = {**operations, **self._operations}
         elif self._cleared:
@@ -108,6 +116,28 @@ class Stage:
         if self._operations:
             self._store._write(self._operations)
         self._operations, self._bytes, self._cleared = {}, 0, False
+
+
+class _Part(Stage):
+    """Before what a stage has, which it changes when all has been done."""
+
+    def __init__(self, whole: Stage) -> None:
+        super().__init__(whole._store, whole._now, at_once=whole._at_once)
+        self._whole = whole
+
+    def get(self, key: bytes) -> tuple[bytes, int] | None:
+        known = self._cleared or key in self._operations
+        return super().get(key) if known else self._whole.get(key)
+
+    def join(self) -> None:
+        whole = self._whole
+        if self._cleared:
+            whole.clear()
+            whole._together = True
+        whole._operations.update(self._operations)
+        whole._bytes += self._bytes
+        whole.items += self.items
+        whole.expired += self.expired
 
 
 class Scan(Stage):
@@ -140,6 +170,9 @@ class Scan(Stage):
     def set_expiry(self, key: bytes, expiry: int) -> None:
         pass
 
+    def part(self) -> Stage:
+        return self
+
     def write_if_full(self) -> None:
         pass
 
@@ -163,6 +196,9 @@ class Trial(Stage):
     def set_expiry(self, key: bytes, expiry: int) -> None:
         if key in self._keys:
             super().set_expiry(key, expiry)
+
+    def part(self) -> Stage:
+        return self
 
     def write_if_full(self) -> None:
         pass

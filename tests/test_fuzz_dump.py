@@ -93,7 +93,7 @@ def judge(data, monkeypatch):
 
 
 def judge_place(data, error):
-    """Where the error is, it is; what stands before is loaded when a part is asked for."""
+    """Where the error is, it is; what stands before is loaded when a part is asked for, a transaction whole or not."""
     if error.line is not None:
         lines = data.split(b"\n")
         assert 1 <= error.line <= len(lines)
@@ -103,6 +103,7 @@ def judge_place(data, error):
         before = data[: error.offset]
     after, again = attempt(data, partial=True)
     assert place_of(again) == place_of(error)
+    assert after == attempt(before, partial=True)[0]
     if not re.search(rb"(?i)multi|exec|discard", data):
         assert (after, None) == attempt(before)
         assert again.report is not None or before == b"" or dumping_refuses(data)

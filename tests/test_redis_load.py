@@ -267,6 +267,66 @@ def test_a_command_that_cannot_be_done(open_store, tmp_path, monkeypatch, text, 
     assert b"last" not in store
 
 
+LONG_KEY = "k" * 65_536
+UNDONE = {
+    "a transaction": "MULTI\nSET new 1\nDEL first\nINCR second\nINCR text\nSET last 3\nEXEC",
+    "a transaction with FLUSHALL": "MULTI\nFLUSHALL\nSET new 1\nEXPIRE new 5\nLPUSH list 1\nEXEC",
+    "a transaction of one command": "MULTI\nINCR text\nEXEC",
+    "a transaction without an end": "MULTI\nSET new 1\nDEL first",
+    "a transaction in another": "MULTI\nSET new 1\nMULTI",
+    "MSET": f"MSET new 1 {LONG_KEY} 1",
+    "MSETNX": f"MSETNX new 1 {LONG_KEY} 1",
+    "DEL": f"DEL first {LONG_KEY}",
+    "RENAME": f"RENAME first {LONG_KEY}",
+}
+
+
+@pytest.mark.parametrize("text", UNDONE.values(), ids=UNDONE)
+def test_what_is_done_together_is_loaded_whole_or_not(open_store, options, text):
+    store = open_store()
+    store[b"text"] = b"old"
+    good = "SET first 1\nMULTI\nSET second 2\nSET third 3\nEXEC\n"
+    with pytest.raises(pykv.LoadError) as caught:
+        load(store, good + text, **options)
+    if "partial" in options:
+        assert caught.value.report == ("redis", 3, 3, 0)
+        assert store == {b"text": b"old", b"first": b"1", b"second": b"2", b"third": b"3"}
+    else:
+        assert caught.value.report is None and store == {b"text": b"old"}
+
+
+def test_a_transaction_with_flushall_is_one_commit(open_store, monkeypatch, options):
+    store = open_store()
+    store.put_many({"old": "v", "kept": "v"})
+    clears = []
+    monkeypatch.setattr(pykv.Store, "clear", lambda self: clears.append(1))
+    load(store, "SET a 1\nMULTI\nSET b 1\nFLUSHALL\nSET kept 2\nEXEC\nSET c 1", **options)
+    assert store == {b"kept": b"2", b"c": b"1"} and not clears
+
+
+def test_a_part_of_a_file_that_was_cut_anywhere(open_store):
+    """Of a file whose end is missing, too, a part is loaded that is a state between two transactions."""
+    steps = ["SET a 1", "MULTI\nSET b 1\nINCR a\nEXEC", "MSET c 1 d 1", "MULTI\nDEL a\nEXEC", "RENAME d e",
+             "MULTI\nFLUSHALL\nSET f 1\nSET g 1\nEXEC", "DEL f g"]  # fmt: skip
+    ends, states = [0], [{}]
+    with open_store() as store:
+        for step in steps:
+            load(store, step)
+            ends.append(ends[-1] + len(commands(step)))
+            states.append(dict(store.items()))
+    data = commands("\n".join(steps))
+    for size in range(1, len(data) + 1):
+        whole = sum(end <= size for end in ends) - 1
+        with open_store() as store:
+            if size in ends:
+                load(store, data[:size], partial=True)
+            else:
+                with pytest.raises(pykv.LoadError, match="in the middle of a") as caught:
+                    load(store, data[:size], partial=True)
+                assert ends[whole] <= caught.value.offset <= size
+            assert store == states[whole]
+
+
 MALFORMED = {
     "a stray byte": b"x",
     "a line": b"SET a b\r\n",
