@@ -378,7 +378,8 @@ typedef struct kv_check_summary {
 } kv_check_summary;
 
 /* Reads every byte that the store at `path` needs and reports each problem; changes nothing, and takes a
- * shared lock (KV_ERR_LOCKED when it is open for writing).  KV_OK also when there are problems. */
+ * shared lock (KV_ERR_LOCKED when it is open for writing).  KV_OK also when there are problems.  What keeps it from
+ * looking (no memory, no descriptor, no access) is no problem of the store, and ends it with that error. */
 kv_status kv_check(const char *path, const kv_check_options *options, kv_check_summary *summary,
                    kv_error *err) KV_MUST_CHECK;
 

@@ -160,14 +160,14 @@ def _key_bytes(object: BytesLike, /) -> bytes: ...
 def _value_bytes(object: BytesLike, /) -> bytes: ...
 def _check(
     path: StorePath,
-    problems: list[tuple[str | None, int | None, str, str | None]],
+    problems: list[tuple[str | None, int | None, str, str | None, int | None]],
     progress: Progress,
     /,
 ) -> dict[str, int]: ...
 def _repair(
     path: StorePath,
     into: Store,
-    problems: list[tuple[str | None, int | None, str, str | None]],
+    problems: list[tuple[str | None, int | None, str, str | None, int | None]],
     suspects: list[bytes],
     progress: Progress,
     /,

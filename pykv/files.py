@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from pykv.types import Progress, StorePath
 
+    _Problem = tuple[str | None, int | None, str, str | None, int | None]
+
 
 class Problem(NamedTuple):
     """Something wrong in a store's files."""
@@ -27,6 +29,8 @@ class Problem(NamedTuple):
     """What is wrong, in one line."""
     loss: str | None
     """What it costs, in one line."""
+    errno: int | None = None
+    """The system's error number, when the file cannot be read; None: what was read is wrong."""
 
     def __str__(self) -> str:
         place = f"{self.path}: " if self.path is not None else ""
@@ -98,11 +102,12 @@ def check(path: StorePath, *, progress: Progress = None) -> CheckReport:
     second; an exception that it raises ends the call.  Takes as long as reading the files does, and
     little memory; other threads run meanwhile.
 
-    Problems are no exception: the report has them.  Raises LockedError when the store is open for
-    writing, in this process or another; StorageError, an OSError, when there is no store or a file
-    cannot be read; VersionError; TypeError.
+    Problems are no exception: the report has them, also what the disk cannot read.  Raises
+    LockedError when the store is open for writing, in this process or another; StorageError, an
+    OSError, when there is no store, or no access to it or no file descriptor left; MemoryError;
+    VersionError; TypeError.
     """
-    problems: list[tuple[str | None, int | None, str, str | None]] = []
+    problems: list[_Problem] = []
     counts = _core._check(path, problems, progress)
     return CheckReport(**_common(problems, counts))
 
@@ -124,7 +129,7 @@ def repair(
     What was made in destination is removed then.
     """
     _reject_overlap(source, destination)
-    problems: list[tuple[str | None, int | None, str, str | None]] = []
+    problems: list[_Problem] = []
     suspects: list[bytes] = []
     with _new_directory(destination), open_store(destination, sync="never") as store:
         counts = _core._repair(source, store, problems, suspects, progress)
@@ -145,24 +150,31 @@ def restore(backup: StorePath, destination: StorePath, *, progress: Progress = N
     returns.
 
     progress is called with (done, total), in bytes checked and copied, as in `check`.  Raises
-    CorruptionError for the first problem in the backup, ValueError when one of the two directories
-    is, or lies in, the other, StorageError when destination is there and not empty or has no room,
-    and what `check` raises.  What was made in destination is removed then.
+    CorruptionError for the first problem in the backup, or StorageError when it is that the disk
+    cannot read a file, ValueError when one of the two directories is, or lies in, the other,
+    StorageError when destination is there and not empty or has no room, and what `check` raises.
+    What was made in destination is removed then.
     """
     _reject_overlap(backup, destination)
     with _new_directory(destination):
         halves = _halves(progress)
         report = check(backup, progress=halves[0])
         if not report.ok:
-            first = report.problems[0]
-            error = _core.CorruptionError(str(first))
-            error.path, error.offset = first.path, first.offset
-            raise error
+            raise _error(report.problems[0])
         with open_store(backup, read_only=True, create=False) as store:
             store.backup(destination, progress=halves[1])
 
 
-def _common(problems: list[Any], counts: dict[str, int]) -> dict[str, Any]:
+def _error(problem: Problem) -> _core.Error:
+    """The exception that opening a store with this problem would raise."""
+    if problem.errno is not None:
+        return _core.StorageError(problem.errno, problem.message, problem.path)
+    error = _core.CorruptionError(str(problem))
+    error.path, error.offset = problem.path, problem.offset
+    return error
+
+
+def _common(problems: list[_Problem], counts: dict[str, int]) -> dict[str, Any]:
     """The fields that both reports have."""
     names = ("files", "entries", "frames", "records", "blocks_lost", "frames_lost", "bytes_lost")
     return {

@@ -1,5 +1,6 @@
 """Backup and restore: a store of its own, whole or not there at all."""
 
+import errno
 import os
 import threading
 
@@ -226,6 +227,18 @@ def test_restore_of_a_damaged_backup(saved, tmp_path):
     assert caught.value.path == str(file) and caught.value.offset > 0
     assert str(caught.value) == str(pykv.check(saved).problems[0])
     assert not (tmp_path / "new").exists() and fingerprint(saved) == before
+
+
+def test_restore_of_a_backup_that_the_disk_cannot_read(saved, tmp_path):
+    """An error of the system, with its number and the file: what is on the disk is not known to be damaged."""
+    (file,) = saved.glob("*.ckpt")
+    file.unlink()
+    file.symlink_to(tmp_path)  # the open fails: ELOOP
+    with pytest.raises(pykv.StorageError) as caught:
+        pykv.restore(saved, tmp_path / "new")
+    assert (caught.value.errno, caught.value.filename) == (errno.ELOOP, str(file))
+    assert [problem.errno for problem in pykv.check(saved).problems][0] == errno.ELOOP
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_exception_of_progress(saved, tmp_path):

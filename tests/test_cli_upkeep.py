@@ -122,7 +122,7 @@ def test_check_of_a_damaged_store(command, damaged):
     code, out, _ = command.run("check", damaged, "--json")
     report = json.loads(out)
     assert code == 1 and report["ok"] is False and len(report["problems"]) == len(problems)
-    assert {"path", "offset", "message", "loss"} == set(report["problems"][0])
+    assert {"path", "offset", "message", "loss", "errno"} == set(report["problems"][0])
     assert fingerprint(damaged) == before
 
 

@@ -206,6 +206,77 @@ def test_no_more_descriptors(script, path):
     )
 
 
+def test_no_descriptors_for_work_on_files(script, path):
+    """Who has no descriptor left is told so, and not that a file is damaged; and nothing is left half made."""
+    script.run(
+        """
+        import errno, io, os, resource, sys, pykv
+        path = sys.argv[1]
+        with pykv.open(path) as store:
+            store.put_many({str(i): "v" * 1000 for i in range(5000)})
+            store.checkpoint()
+            store["last"] = "v"
+            store.backup(path + ".backup")
+            pykv.dump(store, path + ".dump")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+
+        def checked():
+            assert pykv.check(path).ok
+
+        def repaired(new):
+            assert pykv.repair(path, new).ok
+
+        def backed_up(new):
+            with pykv.open(path) as store:
+                store.backup(new)
+
+        def loaded():
+            with pykv.open() as store:
+                assert pykv.load(store, path + ".dump").items == 5001
+
+        def dumped(new):
+            with pykv.open(path) as store:
+                assert pykv.dump(store, new) == 5001
+
+        files = []
+        try:
+            while True:
+                files.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        made, refused = set(), 0
+        for room in range(16):
+            for call in (checked, repaired, backed_up, loaded, dumped, lambda new: pykv.restore(path + ".backup", new)):
+                new = [f"{path}.{call.__name__}.{room}"] if call.__code__.co_argcount else []
+                try:
+                    call(*new)
+                except OSError as error:
+                    assert error.errno == errno.EMFILE, error
+                    assert not isinstance(error, pykv.Error) or type(error) is pykv.StorageError, error
+                    assert not new or not os.path.exists(new[0]), new
+                    refused += 1
+                else:
+                    made.add(call.__name__)
+            os.close(files.pop())
+        assert len(made) == 6 and refused > 6, (made, refused)
+
+        def no_more(done, total):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, 40))
+
+        for call in (pykv.check, pykv.repair, pykv.restore):
+            new = [f"{path}.{call.__name__} in the middle"] if call is not pykv.check else []
+            try:
+                call(path, *new, progress=no_more)
+            except pykv.StorageError as error:
+                assert error.errno == errno.EMFILE and error.filename.startswith(path), error
+            else:
+                raise SystemExit(f"{call.__name__} was done without a descriptor")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        """,
+        path,
+    )
+
+
 def test_no_descriptor_for_the_next_segment(script, path):
     """Refused is what the log has no file for, and nothing else; with a descriptor again the store goes on."""
     script.run(

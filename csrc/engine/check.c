@@ -71,9 +71,24 @@ static kv_status show_progress(kv_checker *c, kv_error *err) {
 
 /* ---- Reading ------------------------------------------------------------------------------- */
 
-/* A file that cannot be opened or read is a problem of the store; a lack of memory is one of this call. */
-static bool is_of_the_file(kv_status status) {
-    return status < 0 && status != KV_ERR_NOMEM;
+/* A file that cannot be opened or read is a problem of the store.  That there is no memory, no descriptor or no access is
+ * one of this call: it tells nothing of what stands in the file, and nothing of it may be given up as lost. */
+static bool is_of_the_call(const kv_error *problem) {
+    switch (problem->sys_errno) {
+    case ENOMEM:
+    case EMFILE:
+    case ENFILE:
+    case EACCES:
+    case EPERM:
+        return true;
+    }
+    return false;
+}
+
+static kv_status pass_on(const kv_error *problem, kv_error *err) {
+    if (err != NULL)
+        *err = *problem;
+    return problem->status;
 }
 
 kv_status kv_checker_open(kv_checker *c, const char *name, bool counted, const char *loss,
@@ -90,12 +105,12 @@ kv_status kv_checker_open(kv_checker *c, const char *name, bool counted, const c
         if (status < 0)
             kv_file_close(&c->file);
     }
-    if (is_of_the_file(status)) {
+    if (status < 0 && is_of_the_call(&problem))
+        return pass_on(&problem, err);
+    if (status < 0) {
         status = kv_checker_report(c, &problem, loss, err);
         return status < 0 ? status : KV_NOTFOUND;
     }
-    if (status < 0 && err != NULL)
-        *err = problem;
     if (status == KV_OK && counted)
         c->summary->files++;
     return status;
@@ -117,8 +132,8 @@ static kv_status read_pieces(kv_checker *c, uint64_t offset, size_t size, uint8_
         if (part > size - at)
             part = size - at;
         kv_status status = kv_file_read(&c->file, bytes + at, part, offset + at, &got, &problem);
-        if (status == KV_ERR_NOMEM)
-            return kv_fail_nomem(err, part);
+        if (status < 0 && is_of_the_call(&problem))
+            return pass_on(&problem, err);
         if (status == KV_OK && got < part)
             status = kv_fail_corrupt(&problem, c->path, (int64_t)(offset + at + got),
                                      "the file became shorter while it was read");
@@ -316,11 +331,8 @@ static kv_status check_identity(kv_checker *c, kv_error *err) {
         c->store_id_known = c->hash_key_known = true;
         return KV_OK;
     }
-    if (status == KV_ERR_VERSION) { /* of a later pykv: nothing here can be judged */
-        if (err != NULL)
-            *err = problem;
-        return status;
-    }
+    if (status == KV_ERR_VERSION) /* of a later pykv: nothing here can be judged */
+        return pass_on(&problem, err);
     status = kv_checker_report(c, &problem, loss, err);
     return status < 0 ? status : guess_store_id(c, err);
 }

@@ -13,8 +13,8 @@
  *     and salt, store and sequence).  What a damaged header says is used for nothing but messages.
  *  3. Memory: one block or frame at a time, and never more than the file is long.
  *  4. A read that fails is a problem like another: the bytes count as zeros, which fit no checksum.
- *  5. A function here returns < 0 only for what ends the whole call: no memory, the caller's wish, the new
- *     store.  Problems go to kv_checker_problem.
+ *  5. A function here returns < 0 only for what ends the whole call: no memory, no descriptor, no access, the
+ *     caller's wish, the new store.  Problems go to kv_checker_problem.
  */
 #ifndef KV_ENGINE_CHECK_H
 #define KV_ENGINE_CHECK_H

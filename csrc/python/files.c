@@ -33,11 +33,11 @@ static PyObject *text_or_none(const char *text, bool is_path) {
                    : PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "backslashreplace");
 }
 
-/* (path, offset, message, loss); what is not known is None. */
+/* (path, offset, message, loss, errno); what is not known is None. */
 static PyObject *problem_new(const kv_error *problem, const char *loss) {
     const char *message =
         problem->message[0] != '\0' ? problem->message : kv_status_text(problem->status);
-    PyObject *tuple = PyTuple_New(4);
+    PyObject *tuple = PyTuple_New(5);
     if (tuple == NULL)
         return NULL;
     PyTuple_SET_ITEM(tuple, 0, text_or_none(problem->path, true));
@@ -45,7 +45,9 @@ static PyObject *problem_new(const kv_error *problem, const char *loss) {
                                                    : PyLong_FromLongLong(problem->offset));
     PyTuple_SET_ITEM(tuple, 2, text_or_none(message, false));
     PyTuple_SET_ITEM(tuple, 3, text_or_none(loss, false));
-    for (Py_ssize_t i = 0; i < 4; i++) {
+    PyTuple_SET_ITEM(tuple, 4, problem->sys_errno == 0 ? Py_NewRef(Py_None)
+                                                       : PyLong_FromLong(problem->sys_errno));
+    for (Py_ssize_t i = 0; i < 5; i++) {
         if (PyTuple_GET_ITEM(tuple, i) == NULL) {
             Py_DECREF(tuple);
             return NULL;

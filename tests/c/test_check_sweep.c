@@ -48,6 +48,35 @@ static void test_faults(void) {
     forge_destroy(b);
 }
 
+/* What the process has not is no problem of a file: the call ends, with that error, and nothing is given up as lost. */
+static void test_no_descriptors(void) {
+    static const int errors[] = {EMFILE, ENFILE, EACCES, EPERM, ENOMEM};
+    static const fault_call calls[] = {FAULT_OPEN, FAULT_SIZE, FAULT_READ};
+    forge *b = forge_create();
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
+        for (size_t k = 0; k < sizeof calls / sizeof calls[0]; k++)
+            for (uint64_t nth = 1;; nth++) {
+                fault_os *faults = fault_os_create(memory_os_table(b->memory));
+                forge_finding f = {0};
+                kv_db *db = nth % 2 ? forge_open_memory() : NULL;
+                fault_os_fail(faults, calls[k], nth, errors[i], FAULT_FOREVER);
+                kv_status status = forge_look(b->memory, fault_os_table(faults), db, &f);
+                bool failed = fault_os_failures(faults) > 0;
+                fault_os_destroy(faults);
+                if (db != NULL)
+                    forge_close_memory(db);
+                CHECK_EQ(f.count, 0);
+                if (!failed) {
+                    CHECK_OK(status, &f.err);
+                    break;
+                }
+                CHECK_STATUS(status, errors[i] == ENOMEM ? KV_ERR_NOMEM : KV_ERR_IO, &f.err);
+                CHECK_EQ(f.err.sys_errno, errors[i]);
+                CHECK(f.err.path[0] != '\0');
+            }
+    forge_destroy(b);
+}
+
 /* A sector of the disk that cannot be read. */
 typedef struct bad_disk {
     kv_os os;
@@ -219,5 +248,5 @@ static void test_swapped_files(void) {
     forge_destroy(b);
 }
 
-CHECK_MAIN(TEST(test_faults), TEST(test_bad_sector), TEST(test_no_memory),
+CHECK_MAIN(TEST(test_faults), TEST(test_no_descriptors), TEST(test_bad_sector), TEST(test_no_memory),
            TEST(test_every_byte), TEST(test_random_damage), TEST(test_swapped_files))
