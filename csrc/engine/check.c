@@ -71,8 +71,8 @@ static kv_status show_progress(kv_checker *c, kv_error *err) {
 
 /* ---- Reading ------------------------------------------------------------------------------- */
 
-/* A file that cannot be opened or read is a problem of the store.  That there is no memory, no descriptor or no access is
- * one of this call: it tells nothing of what stands in the file, and nothing of it may be given up as lost. */
+/* A file that cannot be opened or read is a problem of the store.  That there is no memory, no descriptor or no access
+ * is one of this call: it tells nothing of what stands in the file, and nothing of it may be given up as lost. */
 static bool is_of_the_call(const kv_error *problem) {
     switch (problem->sys_errno) {
     case ENOMEM:

@@ -821,6 +821,15 @@ kv_status kv_log_make_durable(kv_log *log, kv_error *err) {
     return nothing ? KV_OK : flush_special(log, KV_FRAME_COMMITS, err);
 }
 
+/* Writers who are refused, since there is no next segment, take those with them who wait for the same flush; but a
+ * rotation syncs what is written before it asks for one. */
+kv_status kv_log_make_durable_to(kv_log *log, uint64_t lsn, kv_error *err) {
+    kv_status status = kv_log_make_durable(log, err);
+    if (status == KV_OK || status == KV_ERR_FAILED)
+        return status;
+    return atomic_load_explicit(&log->durable, memory_order_relaxed) >= lsn ? KV_OK : status;
+}
+
 uint64_t kv_log_committed(const kv_log *log) {
     return atomic_load(&log->committed); /* seq_cst: see kv_store_limit */
 }

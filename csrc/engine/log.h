@@ -114,6 +114,9 @@ uint64_t kv_log_full_bytes(kv_log *log);
 void kv_log_drop_before(kv_log *log, uint64_t sequence);
 
 kv_status kv_log_make_durable(kv_log *log, kv_error *err) KV_MUST_CHECK;
+/* Up to a committed LSN: it does not fail with later writers who are refused, for lack of room say, but only when the
+ * log has failed or that LSN is not durable.  For checkpoints, which make room. */
+kv_status kv_log_make_durable_to(kv_log *log, uint64_t lsn, kv_error *err) KV_MUST_CHECK;
 
 uint64_t kv_log_committed(const kv_log *log);
 /* One more when a sync begins, and when it ends: odd while one is under way. */

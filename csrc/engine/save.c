@@ -180,18 +180,6 @@ static kv_status walk_all(walk *w, const _Atomic bool *stop, kv_error *err) {
 
 /* ---- Checkpoints -------------------------------------------------------------------------------- */
 
-/* Makes the log durable up to the LSN at least.  Writers who are refused, since there is no next segment, take those
- * with them who wait for the same flush; but the log went to disk before it asked for one, and a checkpoint may be
- * what makes room for it. */
-static kv_status make_durable(kv_log *log, uint64_t lsn, kv_error *err) {
-    kv_log_stats stats;
-    kv_status status = kv_log_make_durable(log, err);
-    if (status == KV_OK || status == KV_ERR_FAILED)
-        return status;
-    kv_log_get_stats(log, &stats);
-    return stats.durable_lsn >= lsn ? KV_OK : status;
-}
-
 static kv_status make_checkpoint(walk *w, uint64_t *sequence, kv_error *err) {
     kv_store *store = w->store;
     if (kv_log_failed(store->log, err)) /* it could not be published */
@@ -207,7 +195,7 @@ static kv_status make_checkpoint(walk *w, uint64_t *sequence, kv_error *err) {
     /* Recovery starts at S and would not miss the log below it; but it takes what is below S as proven (proven_lsn
      * in recover.c), and so it is. */
     if (status == KV_OK)
-        status = make_durable(store->log, w->lsn, err);
+        status = kv_log_make_durable_to(store->log, w->lsn, err);
     if (status == KV_OK)
         status = kv_checkpoint_publish(w->writer, err);
     return status;
@@ -528,7 +516,7 @@ static kv_status save_log(backup *b, kv_error *err) {
     b->end_lsn = b->walk.lsn;
     if (store->log != NULL) {
         kv_log_stats stats;
-        kv_status status = make_durable(store->log, b->end_lsn, err);
+        kv_status status = kv_log_make_durable_to(store->log, b->end_lsn, err);
         if (status < 0)
             return status;
         kv_log_get_stats(store->log, &stats);
