@@ -61,7 +61,7 @@ static kv_status apply_put(kv_table *table, kv_shard *shard, uint64_t hash, cons
     return KV_OK;
 }
 
-/* The shard belongs to this thread alone, as its half of the hashes does. */
+/* The shard belongs to this thread alone, as its side of the hashes does. */
 static kv_status apply_record(kv_applier *a, uint64_t hash, const kv_record *r, kv_error *err) {
     kv_table *table = a->table;
     kv_shard *shard = kv_table_shard(table, hash);
@@ -221,7 +221,7 @@ kv_status kv_applier_add(kv_applier *a, const kv_record *record, kv_error *err) 
     }
     uint64_t hash = kv_table_hash(a->table, record->key);
     kv_table_prefetch_shard(a->table, hash);
-    bool own = !a->helped || hash >> 63 == 0;
+    bool own = !a->helped || kv_hash_side(hash) == 0;
     batch *b = own ? &a->own : filling(a);
     b->records[b->count] = *record;
     b->hashes[b->count] = hash;

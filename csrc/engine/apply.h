@@ -1,7 +1,7 @@
 /* apply.h - the records of a log into a table, by two threads.
  *
  * Layer: engine (above tail.h).  The caller's thread reads, checks and hashes; it applies the
- * records of the lower half of the hashes itself and leaves those of the upper half to a helper.  A key's
+ * records of one side of the hashes itself and leaves those of the other to a helper (kv_hash_side).  A key's
  * records all go one way, so their order is kept.  Each thread has shards and stripes of the pool for itself
  * (kv_hash_stripe), so neither takes a lock but for a split's place in the directory.
  *

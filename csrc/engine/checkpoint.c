@@ -166,7 +166,7 @@ static kv_status fill(const kv_checkpoint_file *c, kv_table *table, uint32_t num
                       const kv_block_header *h, const uint8_t *payload, kv_array array,
                       kv_error *err) {
     uint64_t start = h->range_start, mask = ~(UINT64_MAX >> h->depth);
-    /* The stripes of the range's half of the hashes, by turns (kv_hash_stripe). */
+    /* The stripes of the range's side of the hashes, by turns (kv_hash_stripe). */
     unsigned stripe = kv_hash_stripe(start | (number & 3));
     size_t left = (size_t)h->payload_size, count = 0, many = 0;
     uint64_t next_expiry = 0;

@@ -67,11 +67,17 @@ static inline bool kv_entry_has_key(const kv_entry *e, kv_bytes key) {
            (key.size == 0 || memcmp(e->bytes, key.data, key.size) == 0);
 }
 
-/* The stripe of the pool for what belongs to a hash.  The two halves of the hashes have stripes of their own:
- * two threads that divide the table so never meet (apply.h). */
+/* Two threads recover a log, each the hashes of one side (apply.h): 0, five sixteenths of them, is that of the thread
+ * that also reads and checks; 1 is its helper's. */
+static inline unsigned kv_hash_side(uint64_t hash) {
+    return hash >> 60 >= 5;
+}
+
+/* The stripe of the pool for what belongs to a hash.  Each side has stripes of its own: two threads that divide the table
+ * so never meet (apply.h). */
 static inline unsigned kv_hash_stripe(uint64_t hash) {
-    static_assert(KV_POOL_STRIPES == 8, "one bit of the half, two below");
-    return (unsigned)(hash >> 63) << 2 | (unsigned)(hash & 3);
+    static_assert(KV_POOL_STRIPES == 8, "one bit of the side, two below");
+    return kv_hash_side(hash) << 2 | (unsigned)(hash & 3);
 }
 
 /* Makes an entry of a block from that stripe, with one reference (the caller's). */

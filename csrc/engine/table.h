@@ -3,7 +3,7 @@
  * Layer: engine (above entry.h).  Knows entries, hashes and memory; nothing of logs or LSNs but the
  * fields that a shard keeps for undo.h.
  *
- * Bits of a hash:   63 ........ 32   31 ... 16   15 .. 8   63, 1 .. 0
+ * Bits of a hash:   63 ........ 32   31 ... 16   15 .. 8   63 .. 60, 1 .. 0
  *                   directory        bucket      tag       stripe of the pool
  *
  * A shard owns the hashes that share its upper `depth` bits.  The first ones start with two buckets and
@@ -35,7 +35,7 @@
 #define KV_SHARD_BUCKETS_MAX 64u /* then it splits */
 #define KV_BUCKET_LOAD 6u        /* entries a bucket, on average, before it grows: 86 % */
 #define KV_EVICT_QUEUE 8u        /* new keys of a shard on probation, see evict.h */
-#define KV_DEPTH_MIN 4u
+#define KV_DEPTH_MIN 4u /* so no shard is on both sides (kv_hash_side) */
 #define KV_DEPTH_MAX 26u /* beyond, shards grow instead: a directory of 2^26 words is 512 MiB */
 
 #define KV_UNEVENNESS_MAX 1024u /* words of a directory for each shard of a checkpoint, at the most */

@@ -3,7 +3,6 @@
 
 #include "../base/mem.h"
 
-#define HALF_SIZE_MAX (UINT64_C(32) << 20) /* bytes of changes, those that later ones replace included */
 /* A draft grows and does not split.  So a shard that may become too large for that is loaded, and
  * changed itself. */
 #define SHARD_ENTRIES_MAX (2 * KV_SHARD_BUCKETS_MAX * KV_BUCKET_LOAD)
@@ -15,29 +14,28 @@ typedef struct change {
     kv_record_kind kind;
 } change;
 
+/* Bytes of changes, those that later ones replace included, of each side of the hashes (kv_hash_side): together 64 MiB. */
+static const uint64_t changes_max[2] = {UINT64_C(20) << 20, UINT64_C(44) << 20};
+
 /* What waits for a shard, in order. */
 typedef struct waiting {
     change *first, *last;
     uint32_t count;
 } waiting;
 
-/* Of one half of the hashes: changed by the thread that recovers it. */
-typedef struct half {
+/* Of one side of the hashes: changed by the thread that recovers it. */
+typedef struct side {
     _Alignas(64) uint64_t size; /* bytes */
     uint64_t next_expiry;
-} half;
+} side;
 
 struct kv_tail {
-    half halves[2];
+    side sides[2];
     kv_shard_loader loader; /* the checkpoint's */
     void *loader_arg;
     size_t count;
     waiting blocks[];
 };
-
-static unsigned half_of(uint64_t hash) {
-    return (unsigned)(hash >> 63);
-}
 
 /* ---- Applying ---------------------------------------------------------------------------------- */
 
@@ -108,7 +106,7 @@ kv_status kv_tail_create(kv_table *table, kv_tail **out, kv_error *err) {
     if (tail == NULL)
         return kv_fail_nomem(err, size);
     memset(tail, 0, size);
-    tail->halves[0].next_expiry = tail->halves[1].next_expiry = UINT64_MAX;
+    tail->sides[0].next_expiry = tail->sides[1].next_expiry = UINT64_MAX;
     tail->loader = table->loader;
     tail->loader_arg = table->loader_arg;
     tail->count = count;
@@ -132,19 +130,20 @@ void kv_tail_drop(kv_tail *tail, kv_table *table) {
         tail->blocks[i] = (waiting){0};
     }
     for (unsigned i = 0; i < 2; i++)
-        tail->halves[i] = (half){.next_expiry = UINT64_MAX};
+        tail->sides[i] = (side){.next_expiry = UINT64_MAX};
 }
 
 /* ---- Filling ----------------------------------------------------------------------------------- */
 
 bool kv_tail_is_full(const kv_tail *tail, const kv_shard *shard, uint64_t hash) {
-    return tail->halves[half_of(hash)].size >= HALF_SIZE_MAX ||
+    unsigned number = kv_hash_side(hash);
+    return tail->sides[number].size >= changes_max[number] ||
            (uint64_t)shard->count + tail->blocks[shard->block].count >= SHARD_ENTRIES_MAX;
 }
 
 kv_status kv_tail_add(kv_tail *tail, kv_table *table, const kv_shard *shard, uint64_t hash,
                       const kv_record *r, kv_error *err) {
-    half *h = &tail->halves[half_of(hash)];
+    side *s = &tail->sides[kv_hash_side(hash)];
     waiting *w = &tail->blocks[shard->block];
     unsigned stripe = kv_hash_stripe(hash);
     size_t size = sizeof(change) + kv_entry_block_size(r->key.size, r->value.size, r->expiry);
@@ -162,9 +161,9 @@ kv_status kv_tail_add(kv_tail *tail, kv_table *table, const kv_shard *shard, uin
         w->first = c;
     w->last = c;
     w->count++;
-    h->size += size;
-    if (r->expiry != 0 && r->expiry < h->next_expiry)
-        h->next_expiry = r->expiry;
+    s->size += size;
+    if (r->expiry != 0 && r->expiry < s->next_expiry)
+        s->next_expiry = r->expiry;
     return KV_OK;
 }
 
@@ -175,10 +174,10 @@ bool kv_tail_concerns(const kv_tail *tail, const kv_shard *shard) {
 }
 
 bool kv_tail_is_empty(const kv_tail *tail) {
-    return tail->halves[0].size + tail->halves[1].size == 0;
+    return tail->sides[0].size + tail->sides[1].size == 0;
 }
 
 uint64_t kv_tail_next_expiry(const kv_tail *tail) {
-    uint64_t lower = tail->halves[0].next_expiry, upper = tail->halves[1].next_expiry;
-    return lower < upper ? lower : upper;
+    uint64_t first = tail->sides[0].next_expiry, second = tail->sides[1].next_expiry;
+    return first < second ? first : second;
 }

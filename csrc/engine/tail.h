@@ -10,7 +10,7 @@
  * Until then the shard's counts are those of the checkpoint.  kv_store_catch_up loads the shards
  * concerned; whoever needs the right counts calls it before.
  *
- * Filled by recovery alone, at most by one thread for each half of the hashes (apply.h); from then on
+ * Filled by recovery alone, at most by one thread for each side of the hashes (apply.h); from then on
  * constant, so that shards are loaded without a lock; and dropped when all are.
  */
 #ifndef KV_ENGINE_TAIL_H
