@@ -606,7 +606,7 @@ def test_nor_does_a_store_whose_process_was_killed(script, path, saved, leftover
     )
     child.communicate()
     if leftovers:  # whatever a crash may leave half made, or not yet removed
-        for name in ("checkpoint.tmp", "spare.log", "recycled.log", "STORE.tmp"):
+        for name in ("checkpoint.tmp", "recycled.ckpt", "spare.log", "recycled.log", "STORE.tmp"):
             (path / name).write_bytes(b"half" * 1000)
         (path / "00000001.log").write_bytes(b"old")
     before = everything(path)
@@ -615,4 +615,4 @@ def test_nor_does_a_store_whose_process_was_killed(script, path, saved, leftover
     assert everything(path) == before
     with pykv.open(path) as store:
         assert_holds(store, items)
-    assert not {"checkpoint.tmp", "spare.log", "recycled.log", "STORE.tmp"} & set(everything(path))
+    assert not {"checkpoint.tmp", "recycled.ckpt", "spare.log", "recycled.log", "STORE.tmp"} & set(everything(path))

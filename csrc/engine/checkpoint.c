@@ -353,10 +353,12 @@ kv_status kv_checkpoint_create(kv_checkpoint_writer **out, const kv_dir *dir,
     w->piece = pace(pace_arg, 0);
     w->buffer = kv_mem_alloc_aligned(BUFFER_SIZE, KV_DIRECT_ALIGNMENT_MAX);
     kv_status status = w->buffer == NULL ? kv_fail_nomem(err, BUFFER_SIZE) : KV_OK;
+    /* An older checkpoint is written over as it is.  After a crash it may have its first name again, with bytes of the new
+     * one: a newer one is there then, and nobody looks at it. */
+    if (status == KV_OK)
+        (void)!kv_dir_rename(dir, KV_CHECKPOINT_RECYCLED, KV_CHECKPOINT_NEW, NULL);
     if (status == KV_OK)
         status = kv_file_open(&w->file, dir, KV_CHECKPOINT_NEW, KV_OPEN_CREATE, err);
-    if (status == KV_OK)
-        status = kv_file_truncate(&w->file, 0, err);
     kv_checkpoint_header_encode(header, bytes);
     if (status == KV_OK) {
         kv_file_set_direct(&w->file);
@@ -464,7 +466,7 @@ uint64_t kv_checkpoint_size(const kv_checkpoint_writer *w) {
     return w->written + w->used;
 }
 
-/* What is left is no whole block: it is written as one, and the file cut to its size. */
+/* What is left is no whole block: it is written as one. */
 static kv_status write_rest(kv_checkpoint_writer *w, kv_error *err) {
     assert(w->file.direct != 0 && w->used < w->file.direct);
     memset(w->buffer + w->used, 0, w->file.direct - w->used);
@@ -472,7 +474,14 @@ static kv_status write_rest(kv_checkpoint_writer *w, kv_error *err) {
         kv_file_write_blocks(&w->file, w->buffer, w->file.direct, w->written, NULL, err);
     w->written += w->used;
     w->used = 0;
-    return status == KV_OK ? kv_file_truncate(&w->file, w->written, err) : status;
+    return status;
+}
+
+/* Cuts off what stands behind: zeros of the last block, or the rest of an older checkpoint. */
+static kv_status cut(kv_checkpoint_writer *w, kv_error *err) {
+    uint64_t size = 0;
+    kv_status status = kv_file_size(&w->file, &size, err);
+    return status == KV_OK && size > w->written ? kv_file_truncate(&w->file, w->written, err) : status;
 }
 
 kv_status kv_checkpoint_finish(kv_checkpoint_writer *w, kv_error *err) {
@@ -490,6 +499,8 @@ kv_status kv_checkpoint_finish(kv_checkpoint_writer *w, kv_error *err) {
         status = flush(w, err);
     if (status == KV_OK && w->used > 0)
         status = write_rest(w, err);
+    if (status == KV_OK)
+        status = cut(w, err);
     if (status == KV_OK)
         status = kv_file_sync(&w->file, err);
     return status;

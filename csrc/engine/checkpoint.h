@@ -19,6 +19,7 @@
 #include "table.h"
 
 #define KV_CHECKPOINT_NEW "checkpoint.tmp"
+#define KV_CHECKPOINT_RECYCLED "recycled.ckpt"
 
 /* "00000001.ckpt" into `name` (64 bytes), and back (0: it is none). */
 void kv_checkpoint_name(uint64_t sequence, char *name);
@@ -57,7 +58,7 @@ typedef struct kv_checkpoint_writer kv_checkpoint_writer;
  * waiting for the disk. */
 typedef size_t (*kv_checkpoint_pace)(void *arg, uint64_t took_ns);
 
-/* Begins checkpoint.tmp in the directory, which must outlive the writer.  Owned. */
+/* Begins checkpoint.tmp, of recycled.ckpt if there is one, in the directory, which must outlive the writer.  Owned. */
 kv_status kv_checkpoint_create(kv_checkpoint_writer **writer, const kv_dir *dir,
                                const kv_checkpoint_header *header, kv_checkpoint_pace pace,
                                void *pace_arg, kv_error *err) KV_MUST_CHECK;

@@ -897,7 +897,7 @@ uint64_t kv_log_full_bytes(kv_log *log) {
 }
 
 /* One file goes: it becomes recycled.log when there is none and it has the size of those to come. */
-static bool let_go(kv_log *log, const kv_log_segment *old) {
+static bool let_go(kv_log *log, const kv_log_segment *old, kv_log_remove remove, void *arg) {
     char name[sizeof log->spare.name];
     kv_segment_name(old->sequence, name);
     LOCK(log);
@@ -905,7 +905,7 @@ static bool let_go(kv_log *log, const kv_log_segment *old) {
                    old->file_size == kv_segment_size_for(0, log->options->segment_size_max);
     UNLOCK(log);
     if (!recycle)
-        return kv_dir_unlink(log->dir, name, NULL) >= 0;
+        return remove(arg, name) >= 0;
     if (kv_dir_rename(log->dir, name, KV_SEGMENT_RECYCLED, NULL) < 0)
         return false;
     LOCK(log);
@@ -914,7 +914,7 @@ static bool let_go(kv_log *log, const kv_log_segment *old) {
     return true;
 }
 
-void kv_log_drop_before(kv_log *log, uint64_t sequence) {
+void kv_log_drop_before(kv_log *log, uint64_t sequence, kv_log_remove remove, void *arg) {
     for (;;) {
         kv_log_segment oldest = {0};
         LOCK(log);
@@ -922,7 +922,7 @@ void kv_log_drop_before(kv_log *log, uint64_t sequence) {
             oldest = log->segments_list[0];
         UNLOCK(log);
         /* Oldest first.  What a crash brings back of them is not needed, and removed by the next open. */
-        if (oldest.sequence == 0 || oldest.sequence >= sequence || !let_go(log, &oldest))
+        if (oldest.sequence == 0 || oldest.sequence >= sequence || !let_go(log, &oldest, remove, arg))
             return;
         LOCK(log);
         memmove(log->segments_list, log->segments_list + 1,

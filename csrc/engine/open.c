@@ -57,6 +57,18 @@ typedef struct contents {
     bool foreign; /* a file that is none of a store's */
 } contents;
 
+/* In preparation, or to be written over: not needed by the next open. */
+static const char *const scrap[] = {KV_SEGMENT_SPARE, KV_SEGMENT_RECYCLED, STORE_FILE_NEW, KV_CHECKPOINT_NEW,
+                                    KV_CHECKPOINT_RECYCLED};
+#define SCRAP_COUNT (sizeof scrap / sizeof scrap[0])
+
+static bool is_scrap(const char *name) {
+    for (size_t i = 0; i < SCRAP_COUNT; i++)
+        if (strcmp(name, scrap[i]) == 0)
+            return true;
+    return false;
+}
+
 static bool note_name(void *arg, const char *name) {
     contents *c = arg;
     uint64_t sequence = kv_segment_sequence(name), checkpoint = kv_checkpoint_sequence(name);
@@ -71,9 +83,7 @@ static bool note_name(void *arg, const char *name) {
         c->store_file = true;
     } else if (strcmp(name, KV_LOCK_FILE) == 0) {
         c->lock_file = true;
-    } else if (strcmp(name, STORE_FILE_NEW) != 0 && strcmp(name, KV_SEGMENT_SPARE) != 0 &&
-               strcmp(name, KV_SEGMENT_RECYCLED) != 0 && strcmp(name, KV_CHECKPOINT_NEW) != 0 &&
-               strcmp(name, KV_TORN_FILE) != 0) {
+    } else if (!is_scrap(name) && strcmp(name, KV_TORN_FILE) != 0) {
         c->foreign = true;
     }
     return true;
@@ -207,9 +217,7 @@ static bool find_leftovers(void *arg, const char *name) {
 
 /* Files that a crash left half made, or left behind when a checkpoint had made them useless. */
 static kv_status remove_leftovers(const kv_dir *dir, uint64_t sequence, kv_error *err) {
-    static const char *const scrap[] = {KV_SEGMENT_SPARE, KV_SEGMENT_RECYCLED, STORE_FILE_NEW,
-                                        KV_CHECKPOINT_NEW};
-    for (size_t i = 0; i < sizeof scrap / sizeof scrap[0]; i++) {
+    for (size_t i = 0; i < SCRAP_COUNT; i++) {
         kv_status status = kv_dir_unlink(dir, scrap[i], err);
         if (status < 0)
             return status;
@@ -429,6 +437,7 @@ kv_status kv_store_close(kv_store *store, kv_error *err) {
         if (kv_store_checkpoint_is_due(store, true))
             (void)!kv_store_checkpoint(store, NULL, NULL, NULL);
         status = kv_log_close(store->log, err);
+        (void)!kv_dir_unlink(&store->dir, KV_CHECKPOINT_RECYCLED, NULL);
     }
     kv_store_end(store);
     kv_log_destroy(store->log);

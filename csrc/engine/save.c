@@ -10,7 +10,7 @@
  *   2. the log is made durable up to S            likewise
  *   3. it gets its name; directory synced         either state: both files are whole, and the log is there for both
  *   4. old segments go, oldest first              the new one; what is left of the old is removed by the next open
- *   5. the old checkpoint goes                    likewise
+ *   5. the old checkpoint goes, or gets another name to be written over by the next one             likewise
  */
 #include <errno.h>
 #include <time.h>
@@ -30,7 +30,7 @@
 #define PACE_REST_NS_MAX UINT64_C(20000000)
 #define PACE_LOOK_NS UINT64_C(100000)
 #define PACE_ALONE_NS UINT64_C(50000000) /* so long without a sync: nobody is waiting for the disk */
-#define REMOVE_PIECE (UINT64_C(4) << 20) /* given back in less than 1 ms */
+#define REMOVE_PIECE (UINT64_C(4) << 20) /* given back in 1 to 9 ms */
 
 /* ---- One at a time ----------------------------------------------------------------------------- */
 
@@ -128,32 +128,37 @@ static kv_status walk_shard(walk *w, uint64_t hash, uint64_t *next, kv_error *er
     return status;
 }
 
+/* Whether others sync the log while we write. */
+static bool is_beside(walk *w) {
+    uint64_t turns = kv_log_sync_turns(w->store->log), now_ns = kv_now_ns();
+    if (turns != w->sync_turns)
+        w->sync_seen_ns = now_ns;
+    w->sync_turns = turns;
+    return now_ns - w->sync_seen_ns < PACE_ALONE_NS;
+}
+
+/* Longer than that took, and as long as a sync that may have waited for us is still under way. */
+static void rest(const walk *w, uint64_t took_ns) {
+    uint64_t turns = w->sync_turns, rest_ns = took_ns * PACE_REST, rested_ns = 0;
+    if (rest_ns > PACE_REST_NS_MAX)
+        rest_ns = PACE_REST_NS_MAX;
+    do {
+        struct timespec time = {.tv_nsec = (long)rest_ns};
+        nanosleep(&time, NULL);
+        rested_ns += rest_ns;
+        rest_ns = PACE_LOOK_NS;
+    } while (turns % 2 == 1 && kv_log_sync_turns(w->store->log) == turns && rested_ns < PACE_REST_NS_MAX);
+}
+
 /* Every sync of the log waits for what the disk has been given by then.  So where others sync while we write, we give
- * it little at once, rest longer than that took, and never give it more while a sync that may have waited for us is
- * still under way.  Not for ever: a log that outgrows the data meanwhile is worse. */
+ * it little at once, and rest.  Not for ever: a log that outgrows the data meanwhile is worse. */
 static size_t pace(void *arg, uint64_t took_ns) {
     walk *w = arg;
     kv_log *log = w->store->log;
-    if (log == NULL)
+    if (log == NULL || !is_beside(w) || kv_log_committed(log) - w->lsn >= w->total / 2)
         return KV_CHECKPOINT_PIECE_MAX;
-    uint64_t turns = kv_log_sync_turns(log), now_ns = kv_now_ns();
-    if (turns != w->sync_turns)
-        w->sync_seen_ns = now_ns;
-    bool beside = now_ns - w->sync_seen_ns < PACE_ALONE_NS &&
-                  kv_log_committed(log) - w->lsn < w->total / 2;
-    if (beside) {
-        uint64_t rest_ns = took_ns * PACE_REST, rested_ns = 0;
-        if (rest_ns > PACE_REST_NS_MAX)
-            rest_ns = PACE_REST_NS_MAX;
-        do {
-            struct timespec rest = {.tv_nsec = (long)rest_ns};
-            nanosleep(&rest, NULL);
-            rested_ns += rest_ns;
-            rest_ns = PACE_LOOK_NS;
-        } while (turns % 2 == 1 && kv_log_sync_turns(log) == turns && rested_ns < PACE_REST_NS_MAX);
-    }
-    w->sync_turns = turns;
-    return beside ? PACE_PIECE : KV_CHECKPOINT_PIECE_MAX;
+    rest(w, took_ns);
+    return PACE_PIECE;
 }
 
 static kv_status walk_all(walk *w, const _Atomic bool *stop, kv_error *err) {
@@ -214,26 +219,42 @@ static bool find_older(void *arg, const char *name) {
 }
 
 /* Removes the file, and then gives its room back a piece at a time: a file system may tell the disk right away what
- * is free again, and syncs of the log wait for that, too (measured, 600 MB at once: 100 ms). */
-static kv_status remove_slowly(walk *w, const char *name) {
-    const kv_store *store = w->store;
+ * is free again, and syncs of the log wait for that, too (measured, at once: 64 MiB 100 ms, 600 MB as long elsewhere). */
+static kv_status remove_slowly(void *arg, const char *name) {
+    walk *w = arg;
+    const kv_dir *dir = &w->store->dir;
     kv_file file = KV_FILE_CLOSED;
     uint64_t size = 0;
-    /* Who still reads it (to load a shard that somebody else has loaded meanwhile) must find it whole. */
-    bool unread = store->checkpoint == NULL || kv_table_loader_is_done(&store->table);
-    if (unread && kv_file_open(&file, &store->dir, name, KV_OPEN_WRITE, NULL) == KV_OK &&
-        kv_file_size(&file, &size, NULL) < 0)
+    if (kv_file_open(&file, dir, name, KV_OPEN_WRITE, NULL) == KV_OK && kv_file_size(&file, &size, NULL) < 0)
         size = 0;
-    kv_status status = kv_dir_unlink(&store->dir, name, NULL);
+    kv_status status = kv_dir_unlink(dir, name, NULL);
     while (status == KV_OK && size > REMOVE_PIECE) {
         uint64_t start_ns = kv_now_ns();
         size -= REMOVE_PIECE;
         if (kv_file_truncate(&file, size, NULL) < 0)
             break;
-        (void)pace(w, kv_now_ns() - start_ns);
+        if (is_beside(w))
+            rest(w, kv_now_ns() - start_ns);
     }
     kv_file_close(&file); /* the rest */
     return status;
+}
+
+/* A checkpoint that is not needed any more.  One that is no larger than a segment is kept, to be written over. */
+static kv_status retire(walk *w, const char *name) {
+    const kv_store *store = w->store;
+    kv_file file;
+    uint64_t size = UINT64_MAX;
+    /* Who still reads it (to load a shard that somebody else has loaded meanwhile) must find it whole. */
+    if (store->checkpoint != NULL && !kv_table_loader_is_done(&store->table))
+        return kv_dir_unlink(&store->dir, name, NULL);
+    if (kv_file_open(&file, &store->dir, name, KV_OPEN_READ, NULL) == KV_OK) {
+        (void)!kv_file_size(&file, &size, NULL);
+        kv_file_close(&file);
+    }
+    return size <= store->options.segment_size_max
+               ? kv_dir_rename(&store->dir, name, KV_CHECKPOINT_RECYCLED, NULL)
+               : remove_slowly(w, name);
 }
 
 /* Files that are left behind are removed by the next checkpoint, or open. */
@@ -245,7 +266,7 @@ static void drop_older(walk *w, uint64_t newest) {
         if (kv_dir_list(dir, find_older, &o, NULL) < 0 || o.found == 0)
             return;
         kv_checkpoint_name(o.found, name);
-        if (remove_slowly(w, name) < 0)
+        if (retire(w, name) < 0)
             return;
     }
 }
@@ -265,7 +286,7 @@ kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, 
     if (w.writer != NULL)
         kv_checkpoint_writer_destroy(w.writer);
     if (needed && status == KV_OK) {
-        kv_log_drop_before(store->log, sequence);
+        kv_log_drop_before(store->log, sequence, remove_slowly, &w);
         /* Every shard is in memory now: the walk has seen to it. */
         if (store->checkpoint != NULL && kv_table_loader_is_done(&store->table))
             kv_file_close(&store->checkpoint->file);

@@ -470,6 +470,7 @@ static void test_close_during_a_checkpoint(void) {
         t.w->db = NULL;
         CHECK_EQ(memory_os_open_count(t.w->memory), 0);
         CHECK_EQ(memory_os_size(t.w->memory, WORLD_DIR, KV_CHECKPOINT_NEW), -ENOENT);
+        CHECK_EQ(memory_os_size(t.w->memory, WORLD_DIR, KV_CHECKPOINT_RECYCLED), -ENOENT);
         CHECK_EQ(memory_os_size(t.w->memory, WORLD_DIR, KV_SEGMENT_RECYCLED), -ENOENT);
         CHECK_EQ(memory_os_size(t.w->memory, WORLD_DIR, KV_SEGMENT_SPARE), -ENOENT);
         world_open(t.w);

@@ -510,7 +510,8 @@ static void test_more_files(void) {
     tally t = {0};
     static const char *const names[] = {"00000001.log", "00000001.ckpt", "00000099.log",
                                         "00000099.ckpt", "spare.log", "recycled.log",
-                                        "checkpoint.tmp", "STORE.tmp", "torn.bin", "notes.txt"};
+                                        "checkpoint.tmp", "recycled.ckpt", "STORE.tmp", "torn.bin",
+                                        "notes.txt"};
     static uint8_t bytes[65536];
     for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (memory_os_size(b->memory, WORLD_DIR, names[i]) >= 0)

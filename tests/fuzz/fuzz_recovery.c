@@ -17,7 +17,7 @@ static const char *const names[] = {
     "00000005.log", "00000006.log", "00000007.log", "00000008.log",  "00000009.log",  "00000001.ckpt",
     "00000002.ckpt", "00000003.ckpt", "00000004.ckpt", "00000005.ckpt", "00000006.ckpt", "00000099.log",
     "00000099.ckpt", "spare.log",   "recycled.log", "checkpoint.tmp", "STORE.tmp",    "torn.bin",
-    "note.txt"};
+    "note.txt",      "recycled.ckpt"};
 enum { NAMES = sizeof names / sizeof names[0] };
 
 typedef struct file {

@@ -11,7 +11,8 @@
  *
  *     new   checkpoint.tmp      spare      spare.log       dir     the directory
  *     ckpt  NNNNNNNN.ckpt       recycled   recycled.log    other   LOCK, STORE, ...
- *     log   NNNNNNNN.log        gone       one that has no name any more
+ *     old   recycled.ckpt       gone       one that has no name any more
+ *     log   NNNNNNNN.log
  *
  * A power cut.  What was not synced may be lost: for each write since its file's last sync, what was there before is
  * kept, and for each change of a name since the directory's last sync, how to take it back.  At the end of
@@ -316,6 +317,8 @@ static const char *name_kind(const char *name) {
         return "spare";
     if (strcmp(name, "recycled.log") == 0)
         return "recycled";
+    if (strcmp(name, "recycled.ckpt") == 0)
+        return "old";
     return has_suffix(name, ".ckpt") ? "ckpt" : has_suffix(name, ".log") ? "log" : "other";
 }
 

@@ -185,7 +185,8 @@ static bool note_name(void *arg, const char *name) {
         n->oldest_checkpoint = checkpoint;
     if (segment != 0 && segment < n->oldest_segment)
         n->oldest_segment = segment;
-    n->scrap |= strcmp(name, KV_CHECKPOINT_NEW) == 0 || strcmp(name, KV_SEGMENT_RECYCLED) == 0;
+    n->scrap |= strcmp(name, KV_CHECKPOINT_NEW) == 0 || strcmp(name, KV_SEGMENT_RECYCLED) == 0 ||
+                strcmp(name, KV_CHECKPOINT_RECYCLED) == 0;
     return true;
 }
 
