@@ -429,7 +429,7 @@ insert(kv_table *table, kv_shard *shard, const shard_policy *policy, uint64_t ha
 {
     kv_error error;
     kv_status status;
-    kv_entry *e = kv_entry_create(table->entries, hash, key, (kv_bytes){0});
+    kv_entry *e = kv_entry_create(table->entries, key, (kv_bytes){0});
     if (policy->is_pykv)
         kv_evict_note_new(shard, hash);
     while ((status = kv_shard_reserve(table, shard, 1, &error)) == KV_BUSY) { /* it was split */

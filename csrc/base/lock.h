@@ -22,12 +22,13 @@
     X(KV_RANK_DIRECTORY,    3, "changes of the directory")                                       \
     X(KV_RANK_LOG,          4, "the log's groups and positions")                                 \
     X(KV_RANK_SNAPSHOTS,    5, "the list of snapshots")                                          \
-    X(KV_RANK_STRIPE,       6, "one stripe of a pool")                                           \
-    X(KV_RANK_AREAS,        7, "a pool's areas, free slabs and large blocks")                    \
-    X(KV_RANK_CHANNELS,     8, "a server's channels and who listens")                            \
-    X(KV_RANK_MAILBOX,      9, "a loop's messages")                                              \
-    X(KV_RANK_COMMITTER,   10, "the tickets that a server's committer waits for")                \
-    X(KV_RANK_LIFE,        11, "whether a server runs, stops or reloads")
+    X(KV_RANK_MAGAZINES,    6, "blocks that a pool has in hand for some threads")                \
+    X(KV_RANK_SLABS,        7, "a pool's slabs of one size")                                     \
+    X(KV_RANK_AREAS,        8, "a pool's areas, free slabs and large blocks")                    \
+    X(KV_RANK_CHANNELS,     9, "a server's channels and who listens")                            \
+    X(KV_RANK_MAILBOX,     10, "a loop's messages")                                              \
+    X(KV_RANK_COMMITTER,   11, "the tickets that a server's committer waits for")                \
+    X(KV_RANK_LIFE,        12, "whether a server runs, stops or reloads")
 
 typedef enum kv_rank {
 #define X(name, rank, text) name = rank,

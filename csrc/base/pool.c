@@ -1,7 +1,7 @@
 /* pool.c - see pool.h.
  *
- * A block's way:  magazine (32 pointers a stripe and class: the block freed last, still in the cache,
- * is handed out first)  <->  its slab's free list  <->  slab  <->  area.
+ * A block's way:  magazine (32 pointers a class and index of threads: the block freed last, still in the
+ * thread's cache, is handed out first)  <->  its slab's map of free blocks, 16 at a time  <->  slab  <->  area.
  */
 #include "pool.h"
 
@@ -10,6 +10,7 @@
 
 #include "lock.h"
 #include "mem.h"
+#include "thread.h"
 
 #define SLAB_SIZE 65536u
 #define HUGE_PAGE (2u << 20)
@@ -52,15 +53,20 @@ typedef struct large {
 static_assert(sizeof(large) <= LARGE_HEADER_SIZE, "blocks are 64-byte aligned");
 
 typedef struct size_class {
-    uint32_t magazine_count;
+    _Alignas(64) kv_mutex mutex;
     slab *slabs; /* with free blocks */
-    void *magazine[MAGAZINE_SIZE];
 } size_class;
 
-typedef struct stripe {
+typedef struct magazine {
+    uint32_t count;
+    void *blocks[MAGAZINE_SIZE];
+} magazine;
+
+/* What the threads of one index have in hand. */
+typedef struct stock {
     _Alignas(64) kv_mutex mutex;
-    size_class classes[CLASS_COUNT];
-} stripe;
+    magazine magazines[CLASS_COUNT];
+} stock;
 
 typedef struct area {
     struct area *next;
@@ -84,17 +90,21 @@ struct kv_pool {
     slab *free_slabs;
     large *large_blocks;
     large *kept[LARGE_KEPT]; /* free large blocks, for the next who wants such a size; NULL: none */
-    stripe stripes[KV_POOL_STRIPES];
+    size_class classes[CLASS_COUNT];
+    stock stocks[KV_THREAD_INDEXES];
 };
 
-static void stripe_lock(kv_pool *pool, stripe *st) {
+/* The calling thread's. */
+static stock *stock_lock(kv_pool *pool) {
+    stock *st = &pool->stocks[kv_thread_index()];
     if (!pool->exclusive)
-        kv_mutex_lock(&st->mutex, KV_RANK_STRIPE);
+        kv_mutex_lock(&st->mutex, KV_RANK_MAGAZINES);
+    return st;
 }
 
-static void stripe_unlock(kv_pool *pool, stripe *st) {
+static void stock_unlock(kv_pool *pool, stock *st) {
     if (!pool->exclusive)
-        kv_mutex_unlock(&st->mutex, KV_RANK_STRIPE);
+        kv_mutex_unlock(&st->mutex, KV_RANK_MAGAZINES);
 }
 
 void kv_pool_set_exclusive(kv_pool *pool, bool exclusive) {
@@ -305,12 +315,21 @@ static void list_remove(size_class *c, slab *s) {
         s->next->prev = s->prev;
 }
 
-/* Fills half a magazine.  The stripe is locked.  False: no memory. */
-static bool refill(kv_pool *pool, size_class *c, unsigned index) {
+static void prefetch_for_write(const char *at) {
+    __builtin_prefetch(at, 1);
+    __builtin_prefetch(at + 64, 1);
+}
+
+/* Puts blocks into an empty magazine.  False: no memory. */
+static bool refill(kv_pool *pool, magazine *m, unsigned index) {
     size_t size = class_size(index);
-    /* Big blocks one at a time: half a magazine of them would be more than a slab. */
-    uint32_t wanted = size > 512 ? 1 : MAGAZINE_SIZE / 2;
-    while (c->magazine_count < wanted) {
+    size_class *c = &pool->classes[index];
+    /* Fewer big ones: half a magazine of them would be more than a slab. */
+    uint32_t wanted = (uint32_t)(KV_POOL_SLAB_MAX / size);
+    if (wanted > MAGAZINE_SIZE / 2)
+        wanted = MAGAZINE_SIZE / 2;
+    kv_mutex_lock(&c->mutex, KV_RANK_SLABS);
+    while (m->count < wanted) {
         slab *s = c->slabs;
         if (s == NULL) {
             s = slab_take(pool);
@@ -319,20 +338,25 @@ static bool refill(kv_pool *pool, size_class *c, unsigned index) {
             slab_format(s, pool, size);
             list_add(c, s);
         }
-        c->magazine[c->magazine_count++] = slab_take_block(s, size);
+        m->blocks[m->count++] = slab_take_block(s, size);
         if (s->used == s->count)
             list_remove(c, s);
     }
-    return c->magazine_count > 0;
+    kv_mutex_unlock(&c->mutex, KV_RANK_SLABS);
+    return m->count > 0;
 }
 
-/* Gives the older half of a full magazine back to the slabs.  The stripe is locked. */
-static void spill(kv_pool *pool, size_class *c, size_t size) {
+/* Gives the older half of a full magazine back to the slabs. */
+static void spill(kv_pool *pool, magazine *m, unsigned index) {
+    size_t size = class_size(index);
+    size_class *c = &pool->classes[index];
     uint32_t count = MAGAZINE_SIZE / 2;
+    for (uint32_t i = 0; i < count; i++) /* their misses overlap, and nobody waits for them */
+        prefetch_for_write((char *)slab_of(m->blocks[i]));
+    kv_mutex_lock(&c->mutex, KV_RANK_SLABS);
     for (uint32_t i = 0; i < count; i++) {
-        void *block = c->magazine[i];
-        slab *s = slab_of(block);
-        slab_put_block(s, block, size);
+        slab *s = slab_of(m->blocks[i]);
+        slab_put_block(s, m->blocks[i], size);
         if (!s->listed) {
             list_add(c, s);
         } else if (s->used == 0 && (s->next != NULL || s->prev != NULL)) {
@@ -340,8 +364,9 @@ static void spill(kv_pool *pool, size_class *c, size_t size) {
             slab_give_back(pool, s);
         }
     }
-    memmove(c->magazine, c->magazine + count, (MAGAZINE_SIZE - count) * sizeof c->magazine[0]);
-    c->magazine_count -= count;
+    kv_mutex_unlock(&c->mutex, KV_RANK_SLABS);
+    memmove(m->blocks, m->blocks + count, (MAGAZINE_SIZE - count) * sizeof m->blocks[0]);
+    m->count -= count;
 }
 
 /* A kept block of at least, and not twice, the size; NULL: none. */
@@ -412,82 +437,74 @@ static void large_free(kv_pool *pool, void *memory) {
         kv_mem_free(block);
 }
 
-static void *alloc_locked(kv_pool *pool, stripe *st, size_t size) {
+static void *alloc_locked(kv_pool *pool, stock *st, size_t size) {
     unsigned index = class_of(size);
-    size_class *c = &st->classes[index];
-    if (c->magazine_count == 0 && !refill(pool, c, index))
+    magazine *m = &st->magazines[index];
+    if (m->count == 0 && !refill(pool, m, index))
         return NULL;
-    void *block = c->magazine[--c->magazine_count];
-    if (c->magazine_count > 0) { /* the next one arrives while this one is filled */
-        char *next = c->magazine[c->magazine_count - 1];
-        __builtin_prefetch(next, 1);
-        __builtin_prefetch(next + 64, 1);
-    }
+    void *block = m->blocks[--m->count];
+    if (m->count > 0)
+        prefetch_for_write(m->blocks[m->count - 1]); /* the next one arrives while this one is filled */
     return block;
 }
 
-static void free_locked(kv_pool *pool, stripe *st, void *block, size_t size) {
+static void free_locked(kv_pool *pool, stock *st, void *block, size_t size) {
     unsigned index = class_of(size);
-    size_class *c = &st->classes[index];
-    if (c->magazine_count == MAGAZINE_SIZE)
-        spill(pool, c, class_size(index));
-    c->magazine[c->magazine_count++] = block;
+    magazine *m = &st->magazines[index];
+    if (m->count == MAGAZINE_SIZE)
+        spill(pool, m, index);
+    m->blocks[m->count++] = block;
 }
 
-void *kv_pool_alloc(kv_pool *pool, unsigned stripe_index, size_t size) {
+void *kv_pool_alloc(kv_pool *pool, size_t size) {
     if (size > KV_POOL_SLAB_MAX)
         return large_alloc(pool, size);
-    stripe *st = &pool->stripes[stripe_index];
-    stripe_lock(pool, st);
+    stock *st = stock_lock(pool);
     void *block = alloc_locked(pool, st, size);
-    stripe_unlock(pool, st);
+    stock_unlock(pool, st);
     return block;
 }
 
-bool kv_pool_alloc_many(kv_pool *pool, unsigned stripe_index, const size_t *sizes, void **blocks,
-                        size_t count) {
-    stripe *st = &pool->stripes[stripe_index];
+bool kv_pool_alloc_many(kv_pool *pool, const size_t *sizes, void **blocks, size_t count) {
+    stock *st = stock_lock(pool);
     size_t made = 0;
-    stripe_lock(pool, st);
     for (; made < count; made++) {
         blocks[made] = sizes[made] > KV_POOL_SLAB_MAX ? large_alloc(pool, sizes[made])
                                                       : alloc_locked(pool, st, sizes[made]);
         if (blocks[made] == NULL)
             break;
     }
-    stripe_unlock(pool, st);
+    stock_unlock(pool, st);
     if (made == count)
         return true;
-    kv_pool_free_many(pool, stripe_index, blocks, sizes, made);
+    kv_pool_free_many(pool, blocks, sizes, made);
     return false;
 }
 
-void kv_pool_free_many(kv_pool *pool, unsigned stripe_index, void *const *blocks,
-                       const size_t *sizes, size_t count) {
+void kv_pool_free_many(kv_pool *pool, void *const *blocks, const size_t *sizes, size_t count) {
     if (count == 0 || atomic_load_explicit(&pool->abandoned, memory_order_relaxed))
         return;
-    stripe *st = &pool->stripes[stripe_index];
-    stripe_lock(pool, st);
+    stock *st = stock_lock(pool);
     for (size_t i = 0; i < count; i++) {
         if (sizes[i] > KV_POOL_SLAB_MAX)
             large_free(pool, blocks[i]);
         else
             free_locked(pool, st, blocks[i], sizes[i]);
     }
-    stripe_unlock(pool, st);
+    stock_unlock(pool, st);
 }
 
-void kv_pool_free(kv_pool *pool, unsigned stripe_index, void *block, size_t size) {
+void kv_pool_free(kv_pool *pool, void *block, size_t size) {
     if (block == NULL || atomic_load_explicit(&pool->abandoned, memory_order_relaxed))
         return;
     if (size > KV_POOL_SLAB_MAX) {
         large_free(pool, block);
         return;
     }
-    stripe *st = &pool->stripes[stripe_index];
-    stripe_lock(pool, st);
+    stock *st = stock_lock(pool);
     free_locked(pool, st, block, size);
-    stripe_unlock(pool, st);
+    stock_unlock(pool, st);
+    prefetch_for_write(block); /* the thread's next one, most likely: a write frees what it replaces */
 }
 
 kv_pool *kv_pool_of(const void *block, size_t size) {

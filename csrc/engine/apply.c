@@ -6,6 +6,7 @@
 
 #include "../base/futex.h"
 #include "../base/mem.h"
+#include "../base/thread.h"
 
 #define WINDOW 32u  /* records whose memory is being fetched */
 #define BATCH 128u  /* records handed over at a time: a wake-up costs as much as a hundred records */
@@ -28,6 +29,7 @@ struct kv_applier {
     _Atomic uint32_t pushed, applied; /* counts of batches; futexes */
     _Atomic bool ending;
     bool helped;
+    unsigned caller_index; /* of its thread; the helper has another */
     pthread_t helper;
     _Atomic bool failed; /* release by the helper after `error` */
     kv_error error;
@@ -38,7 +40,7 @@ struct kv_applier {
 static kv_status apply_put(kv_table *table, kv_shard *shard, uint64_t hash, const kv_record *r,
                            kv_error *err) {
     kv_place place;
-    kv_entry *new = kv_entry_create_expiring(table->entries, hash, r->key, r->value, r->expiry);
+    kv_entry *new = kv_entry_create_expiring(table->entries, r->key, r->value, r->expiry);
     if (new == NULL)
         return kv_fail_nomem(err, kv_entry_block_size(r->key.size, r->value.size, r->expiry));
     kv_entry *old = kv_shard_find(shard, hash, r->key, &place);
@@ -135,6 +137,7 @@ static void advance(_Atomic uint32_t *counter) {
 
 static void *helper_main(void *arg) {
     kv_applier *a = arg;
+    kv_thread_index_avoid(a->caller_index); /* the pool may be exclusive */
     for (;;) {
         uint32_t applied = atomic_load_explicit(&a->applied, memory_order_relaxed);
         uint32_t pushed = atomic_load_explicit(&a->pushed, memory_order_acquire);
@@ -170,6 +173,7 @@ kv_status kv_applier_create(kv_table *table, kv_tail *tail, bool helped, kv_appl
         return kv_fail_nomem(err, sizeof *a);
     a->table = table;
     a->tail = tail;
+    a->caller_index = kv_thread_index();
     a->helped = helped && helper_start(a);
     *out = a;
     return KV_OK;

@@ -2,8 +2,8 @@
  *
  * Layer: engine (above tail.h).  The caller's thread reads, checks and hashes; it applies the
  * records of one side of the hashes itself and leaves those of the other to a helper (kv_hash_side).  A key's
- * records all go one way, so their order is kept.  Each thread has shards and stripes of the pool for itself
- * (kv_hash_stripe), so neither takes a lock but for a split's place in the directory.
+ * records all go one way, so their order is kept.  Each thread has shards, and what the pool has in hand for it
+ * (pool.h), for itself, so neither takes a lock but for many blocks at once, or for a split's place in the directory.
  *
  * Records are applied in windows: the lines that a window needs are fetched first, all at once.
  */

@@ -91,7 +91,6 @@ static void batch_fill(batch *b, const sort_key *keys, size_t count) {
 static kv_status batch_build(batch *b, kv_error *err) {
     enum { MANY = 64 };
     kv_pool *pool = b->store->table.entries;
-    unsigned stripe = kv_hash_stripe(b->items[0].hash);
     batch_item *puts[MANY];
     size_t sizes[MANY], many = 0;
     void *blocks[MANY];
@@ -103,14 +102,14 @@ static kv_status batch_build(batch *b, kv_error *err) {
         }
         if (many < MANY && i + 1 < b->count)
             continue;
-        if (!kv_pool_alloc_many(pool, stripe, sizes, blocks, many))
+        if (!kv_pool_alloc_many(pool, sizes, blocks, many))
             return kv_fail_nomem(err, many * sizes[0]);
         for (size_t j = 0; j < many; j++) {
             __builtin_prefetch(blocks[j], 1);
             __builtin_prefetch((char *)blocks[j] + 64, 1);
         }
         for (size_t j = 0; j < many; j++)
-            puts[j]->new = kv_entry_init(blocks[j], stripe, puts[j]->op->key, puts[j]->op->value,
+            puts[j]->new = kv_entry_init(blocks[j], puts[j]->op->key, puts[j]->op->value,
                                          puts[j]->op->expiry);
         many = 0;
     }
@@ -175,7 +174,7 @@ static void batch_unlock(batch *b) {
 static kv_status batch_expire(batch *b, batch_item *item, kv_error *err) {
     kv_pool *pool = b->store->table.entries;
     kv_entry_release(pool, item->new); /* of an earlier try */
-    item->new = kv_entry_create_expiring(pool, item->hash, item->op->key,
+    item->new = kv_entry_create_expiring(pool, item->op->key,
                                          kv_entry_value(item->old), item->op->expiry);
     return item->new != NULL ? KV_OK : kv_fail_nomem(err, kv_entry_size(item->old));
 }
@@ -243,8 +242,7 @@ static kv_status batch_look(batch *b, kv_error *err) {
 /* As many undo records as the batch has log records; a retry may have some already. */
 static kv_status batch_get_undo(batch *b, kv_error *err) {
     size_t more = b->record_count > b->undo_count ? b->record_count - b->undo_count : 0;
-    unsigned stripe = kv_hash_stripe(b->items[0].hash);
-    if (!kv_undo_create_many(&b->store->table, stripe, b->undo + b->undo_count, more))
+    if (!kv_undo_create_many(&b->store->table, b->undo + b->undo_count, more))
         return kv_fail_nomem(err, more * sizeof(kv_undo));
     b->undo_count += more;
     return KV_OK;
@@ -453,7 +451,7 @@ kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, ui
     /* One block for all arrays, from the pool, which keeps a few of such blocks at hand. */
     scratch_size = count * (2 * sizeof *keys + sizeof *b.items + sizeof *b.records +
                             sizeof(kv_shard *) + sizeof(kv_undo *));
-    keys = kv_pool_alloc(pool, 0, scratch_size);
+    keys = kv_pool_alloc(pool, scratch_size);
     if (keys == NULL) {
         status = kv_fail_nomem(err, scratch_size);
         goto out;
@@ -491,7 +489,7 @@ kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, ui
 out:
     if (status == KV_OK && deleted != NULL)
         *deleted = b.deleted;
-    kv_pool_free(pool, 0, keys, scratch_size);
+    kv_pool_free(pool, keys, scratch_size);
     kv_db_leave(db);
     return status;
 }

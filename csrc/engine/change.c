@@ -124,7 +124,7 @@ kv_status kv_store_remove_locked(kv_store *store, kv_shard *shard, kv_entry *con
         bytes += kv_record_size(records[i].key.size, 0, 0);
         charge += kv_entry_charge(entries[i]);
     }
-    if (!kv_undo_create_many(&store->table, kv_hash_stripe(shard->range_start), undo, count))
+    if (!kv_undo_create_many(&store->table, undo, count))
         return kv_fail_nomem(err, count * sizeof(kv_undo));
     status = kv_change_append(store, records, count, bytes, -(int64_t)count, 0, ticket, err);
     for (size_t i = 0; i < count && status == KV_OK; i++) {

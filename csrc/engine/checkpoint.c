@@ -144,19 +144,19 @@ typedef struct arrival {
 } arrival;
 
 /* Makes `count` entries and puts them into the array.  False: no memory. */
-static bool take_in(kv_table *table, unsigned stripe, kv_array array, uint32_t depth,
-                    const arrival *arrivals, size_t count) {
+static bool take_in(kv_table *table, kv_array array, uint32_t depth, const arrival *arrivals,
+                    size_t count) {
     size_t sizes[MANY];
     void *blocks[MANY];
     for (size_t i = 0; i < count; i++) {
         const kv_record *r = &arrivals[i].record;
         sizes[i] = kv_entry_block_size(r->key.size, r->value.size, r->expiry);
     }
-    if (!kv_pool_alloc_many(table->entries, stripe, sizes, blocks, count))
+    if (!kv_pool_alloc_many(table->entries, sizes, blocks, count))
         return false;
     for (size_t i = 0; i < count; i++) {
         const kv_record *r = &arrivals[i].record;
-        kv_entry *e = kv_entry_init(blocks[i], stripe, r->key, r->value, r->expiry);
+        kv_entry *e = kv_entry_init(blocks[i], r->key, r->value, r->expiry);
         kv_array_insert(array, depth, arrivals[i].hash, e);
     }
     return true;
@@ -166,8 +166,6 @@ static kv_status fill(const kv_checkpoint_file *c, kv_table *table, uint32_t num
                       const kv_block_header *h, const uint8_t *payload, kv_array array,
                       kv_error *err) {
     uint64_t start = h->range_start, mask = ~(UINT64_MAX >> h->depth);
-    /* The stripes of the range's side of the hashes, by turns (kv_hash_stripe). */
-    unsigned stripe = kv_hash_stripe(start | (number & 3));
     size_t left = (size_t)h->payload_size, count = 0, many = 0;
     uint64_t next_expiry = 0;
     uint32_t expiring = 0;
@@ -190,7 +188,7 @@ static kv_status fill(const kv_checkpoint_file *c, kv_table *table, uint32_t num
             next_expiry = a->record.expiry;
         if (++many < MANY && left > 0)
             continue;
-        if (!take_in(table, stripe, array, h->depth, arrivals, many))
+        if (!take_in(table, array, h->depth, arrivals, many))
             return kv_fail_nomem(err, (size_t)h->payload_size);
         many = 0;
     }

@@ -20,8 +20,7 @@ typedef struct kv_entry {
     _Atomic uint32_t references;
     uint32_t value_size;
     uint16_t key_size;
-    uint8_t stripe : 7;   /* of the pool it came from */
-    uint8_t expires : 1;  /* eight bytes behind the value say when */
+    bool expires;         /* eight bytes behind the value say when */
     _Atomic uint8_t use;  /* how much it is read, for evict.h.  Relaxed: a hint */
     uint8_t bytes[];      /* the key, then the value, then the expiry if it has one */
 } kv_entry;
@@ -67,27 +66,13 @@ static inline bool kv_entry_has_key(const kv_entry *e, kv_bytes key) {
            (key.size == 0 || memcmp(e->bytes, key.data, key.size) == 0);
 }
 
-/* Two threads recover a log, each the hashes of one side (apply.h): 0, five sixteenths of them, is that of the thread
- * that also reads and checks; 1 is its helper's. */
-static inline unsigned kv_hash_side(uint64_t hash) {
-    return hash >> 60 >= 5;
-}
-
-/* The stripe of the pool for what belongs to a hash.  Each side has stripes of its own: two threads that divide the table
- * so never meet (apply.h). */
-static inline unsigned kv_hash_stripe(uint64_t hash) {
-    static_assert(KV_POOL_STRIPES == 8, "one bit of the side, two below");
-    return kv_hash_side(hash) << 2 | (unsigned)(hash & 3);
-}
-
-/* Makes an entry of a block from that stripe, with one reference (the caller's). */
-static inline kv_entry *kv_entry_init(void *block, unsigned stripe, kv_bytes key,
-                                      kv_bytes value, uint64_t expiry) {
+/* Makes an entry of a block, with one reference (the caller's). */
+static inline kv_entry *kv_entry_init(void *block, kv_bytes key, kv_bytes value,
+                                      uint64_t expiry) {
     kv_entry *e = block;
     atomic_store_explicit(&e->references, 1, memory_order_relaxed);
     e->value_size = (uint32_t)value.size;
     e->key_size = (uint16_t)key.size;
-    e->stripe = stripe & 0x7f;
     e->expires = expiry != 0;
     atomic_store_explicit(&e->use, 0, memory_order_relaxed);
     if (key.size > 0)
@@ -100,17 +85,14 @@ static inline kv_entry *kv_entry_init(void *block, unsigned stripe, kv_bytes key
 }
 
 /* NULL when there is no memory. */
-static inline kv_entry *kv_entry_create_expiring(kv_pool *pool, uint64_t hash, kv_bytes key,
-                                                 kv_bytes value, uint64_t expiry) {
-    unsigned stripe = kv_hash_stripe(hash);
-    void *block =
-        kv_pool_alloc(pool, stripe, kv_entry_block_size(key.size, value.size, expiry));
-    return block != NULL ? kv_entry_init(block, stripe, key, value, expiry) : NULL;
+static inline kv_entry *kv_entry_create_expiring(kv_pool *pool, kv_bytes key, kv_bytes value,
+                                                 uint64_t expiry) {
+    void *block = kv_pool_alloc(pool, kv_entry_block_size(key.size, value.size, expiry));
+    return block != NULL ? kv_entry_init(block, key, value, expiry) : NULL;
 }
 
-static inline kv_entry *kv_entry_create(kv_pool *pool, uint64_t hash, kv_bytes key,
-                                        kv_bytes value) {
-    return kv_entry_create_expiring(pool, hash, key, value, 0);
+static inline kv_entry *kv_entry_create(kv_pool *pool, kv_bytes key, kv_bytes value) {
+    return kv_entry_create_expiring(pool, key, value, 0);
 }
 
 static inline void kv_entry_acquire(kv_entry *e) {
@@ -127,7 +109,7 @@ static inline bool kv_entry_drop(kv_entry *e) {
 /* NULL is allowed. */
 static inline void kv_entry_release(kv_pool *pool, kv_entry *e) {
     if (e != NULL && kv_entry_drop(e))
-        kv_pool_free(pool, e->stripe, e, kv_entry_size(e));
+        kv_pool_free(pool, e, kv_entry_size(e));
 }
 
 #endif

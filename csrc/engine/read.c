@@ -225,7 +225,7 @@ static void *many_alloc(many *m, size_t size) {
     chunk *c = m->chunks;
     if (c == NULL || c->capacity - c->used < size) {
         size_t capacity = m->expected_size > size ? m->expected_size : size;
-        c = kv_pool_alloc(m->pool, 0, sizeof *c + capacity);
+        c = kv_pool_alloc(m->pool, sizeof *c + capacity);
         if (c == NULL)
             return NULL;
         *c = (chunk){.next = m->chunks, .capacity = capacity};
@@ -242,7 +242,7 @@ static void many_reset(many *m) {
     m->pins = NULL;
     for (chunk *c = m->chunks, *next; c != NULL; c = next) {
         next = c->next;
-        kv_pool_free(m->pool, 0, c, sizeof *c + c->capacity);
+        kv_pool_free(m->pool, c, sizeof *c + c->capacity);
     }
     m->chunks = NULL;
 }

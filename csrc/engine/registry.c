@@ -72,14 +72,6 @@ static void register_fork(void) {
 
 /* ---- Handles --------------------------------------------------------------------------------------- */
 
-_Thread_local unsigned kv_thread_number;
-
-unsigned kv_thread_number_choose(void) {
-    static _Atomic unsigned next; /* relaxed: that threads have different ones is a matter of speed */
-    kv_thread_number = atomic_fetch_add_explicit(&next, 1, memory_order_relaxed) % KV_THREAD_INDEXES + 1;
-    return kv_thread_number;
-}
-
 kv_status kv_db_refuse(kv_db *db, kv_error *err) {
     uint64_t calls = atomic_load(&kv_db_calls(db)->count);
     kv_db_leave(db);

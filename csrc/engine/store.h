@@ -25,6 +25,7 @@
 
 #include <pthread.h>
 
+#include "../base/thread.h"
 #include "checkpoint.h"
 #include "log.h"
 #include "tail.h"
@@ -43,20 +44,7 @@ typedef struct kv_worker {
     _Atomic bool looks_soon; /* at the pools, by itself.  seq_cst with what they want */
 } kv_worker;
 
-/* What each call counts, a thread counts in one of several places, each a cache line: else threads that call at once
- * would spend half of a short call waiting for the line.  Which one, from 1 on; 0: not given yet.  It has its place in
- * each thread from the start: of a library that is loaded later the system makes one when a thread first asks, and ends
- * the process without memory. */
-#define KV_THREAD_INDEXES 8u
-extern _Thread_local unsigned kv_thread_number __attribute__((tls_model("initial-exec")));
-unsigned kv_thread_number_choose(void);
-
-static inline unsigned kv_thread_index(void) {
-    unsigned mine = kv_thread_number;
-    return (mine != 0 ? mine : kv_thread_number_choose()) - 1;
-}
-
-/* Counts of writes, where there is no log that counts them.  They only grow.  Keys: release, and acquire in
+/* Counts of writes of the threads with one index, where there is no log that counts them.  They only grow.  Keys: release, and acquire in
  * kv_store_keys. */
 typedef struct kv_tally {
     _Alignas(64) _Atomic uint64_t commits;
@@ -125,7 +113,7 @@ typedef struct kv_store {
 #define KV_CALLS_CLOSING (UINT64_C(1) << 63)
 #define KV_CALLS_FORKED (UINT64_C(1) << 62)
 
-/* A thread counts its calls in one of these.  The bits are in all of them. */
+/* A thread counts its calls in that of its index.  The bits are in all of them. */
 typedef struct kv_calls {
     _Alignas(64) _Atomic uint64_t count; /* acquire on entering, release on leaving: what calls did
                                             is seen by who closes */

@@ -6,7 +6,6 @@
 
 #define SHARD_ENTRIES_MAX (KV_SHARD_BUCKETS_MAX * KV_BUCKET_LOAD)
 #define ARRAY_CODE_MAX 30u /* 65,536 buckets: more than 16 bits of hash tell apart is of no use */
-#define ARRAY_STRIPE 0u /* growing is too rare to meet at */
 
 /* ---- Arrays of buckets ----------------------------------------------------------------------- */
 
@@ -23,9 +22,9 @@ static size_t array_size(kv_array array) {
 
 static kv_array array_create_coded(kv_table *table, uint32_t code) {
     size_t size = kv_array_count(code) * sizeof(kv_bucket);
-    kv_bucket *buckets = kv_pool_alloc(table->arrays, ARRAY_STRIPE, size);
+    kv_bucket *buckets = kv_pool_alloc(table->arrays, size);
     if (buckets == NULL || ((uintptr_t)buckets & 63) != 0) {
-        kv_pool_free(table->arrays, ARRAY_STRIPE, buckets, size);
+        kv_pool_free(table->arrays, buckets, size);
         return 0;
     }
     /* Word by word and atomic: somebody may peek at this memory by an outdated array word. */
@@ -46,7 +45,7 @@ kv_array kv_array_create_for(kv_table *table, uint32_t depth, uint32_t entries) 
 
 void kv_array_free(kv_table *table, kv_array array) {
     if (array != 0)
-        kv_pool_free(table->arrays, ARRAY_STRIPE, kv_array_buckets(array), array_size(array));
+        kv_pool_free(table->arrays, kv_array_buckets(array), array_size(array));
 }
 
 kv_entry *kv_array_find(kv_array array, uint64_t hash, kv_bytes key, kv_place *place) {
@@ -279,10 +278,10 @@ static void shard_init(kv_shard *shard, uint64_t range_start, uint32_t depth, kv
 
 static kv_shard *shard_create(kv_table *table, uint64_t range_start, uint32_t depth,
                               uint64_t entries) {
-    kv_shard *shard = kv_pool_alloc(table->entries, kv_hash_stripe(range_start), sizeof *shard);
+    kv_shard *shard = kv_pool_alloc(table->entries, sizeof *shard);
     kv_array array = kv_array_create(table, (uint32_t)entries);
     if (shard == NULL || array == 0) {
-        kv_pool_free(table->entries, kv_hash_stripe(range_start), shard, sizeof *shard);
+        kv_pool_free(table->entries, shard, sizeof *shard);
         kv_array_free(table, array);
         return NULL;
     }
@@ -292,7 +291,7 @@ static kv_shard *shard_create(kv_table *table, uint64_t range_start, uint32_t de
 
 static void shard_destroy(kv_table *table, kv_shard *shard) {
     kv_array_free(table, kv_shard_array(shard));
-    kv_pool_free(table->entries, kv_hash_stripe(shard->range_start), shard, sizeof *shard);
+    kv_pool_free(table->entries, shard, sizeof *shard);
 }
 
 kv_status kv_table_init(kv_table *table, kv_siphash_key hash_key, kv_error *err) {
@@ -371,8 +370,7 @@ kv_status kv_table_init_unloaded(kv_table *table, kv_siphash_key hash_key, size_
     for (size_t i = 0; i < count; i++) {
         kv_shard_origin o;
         origin(arg, i, &o);
-        kv_shard *shard =
-            kv_pool_alloc(table->entries, kv_hash_stripe(o.range_start), sizeof *shard);
+        kv_shard *shard = kv_pool_alloc(table->entries, sizeof *shard);
         if (shard == NULL)
             goto nomem;
         shard_init(shard, o.range_start, o.depth, 0);

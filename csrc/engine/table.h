@@ -3,8 +3,8 @@
  * Layer: engine (above entry.h).  Knows entries, hashes and memory; nothing of logs or LSNs but the
  * fields that a shard keeps for undo.h.
  *
- * Bits of a hash:   63 ........ 32   31 ... 16   15 .. 8   63 .. 60, 1 .. 0
- *                   directory        bucket      tag       stripe of the pool
+ * Bits of a hash:   63 ........ 32   31 ... 16   15 .. 8
+ *                   directory        bucket      tag
  *
  * A shard owns the hashes that share its upper `depth` bits.  The first ones start with two buckets and
  * grow, in steps of 1.33 to 1.5, up to 64 (384 entries); then a shard splits in two by itself, and no

@@ -68,7 +68,7 @@ kv_status kv_tail_change(kv_table *table, kv_shard *shard, uint64_t hash, const 
         kv_shard_remove(shard, hash, place);
     } else {
         kv_bytes value = kv_entry_value(old);
-        kv_entry *new = kv_entry_create_expiring(table->entries, hash, r->key, value, r->expiry);
+        kv_entry *new = kv_entry_create_expiring(table->entries, r->key, value, r->expiry);
         if (new == NULL)
             return kv_fail_nomem(err, kv_entry_block_size(r->key.size, value.size, r->expiry));
         kv_shard_replace(shard, place, new);
@@ -125,7 +125,7 @@ void kv_tail_drop(kv_tail *tail, kv_table *table) {
         for (change *c = tail->blocks[i].first, *next; c != NULL; c = next) {
             next = c->next;
             kv_entry_release(table->entries, c->entry);
-            kv_pool_free(table->entries, kv_hash_stripe(c->hash), c, sizeof *c);
+            kv_pool_free(table->entries, c, sizeof *c);
         }
         tail->blocks[i] = (waiting){0};
     }
@@ -145,12 +145,11 @@ kv_status kv_tail_add(kv_tail *tail, kv_table *table, const kv_shard *shard, uin
                       const kv_record *r, kv_error *err) {
     side *s = &tail->sides[kv_hash_side(hash)];
     waiting *w = &tail->blocks[shard->block];
-    unsigned stripe = kv_hash_stripe(hash);
     size_t size = sizeof(change) + kv_entry_block_size(r->key.size, r->value.size, r->expiry);
-    change *c = kv_pool_alloc(table->entries, stripe, sizeof *c);
-    kv_entry *e = kv_entry_create_expiring(table->entries, hash, r->key, r->value, r->expiry);
+    change *c = kv_pool_alloc(table->entries, sizeof *c);
+    kv_entry *e = kv_entry_create_expiring(table->entries, r->key, r->value, r->expiry);
     if (c == NULL || e == NULL) {
-        kv_pool_free(table->entries, stripe, c, sizeof *c);
+        kv_pool_free(table->entries, c, sizeof *c);
         kv_entry_release(table->entries, e);
         return kv_fail_nomem(err, size);
     }

@@ -19,6 +19,12 @@
 #include "format.h"
 #include "table.h"
 
+/* Two threads recover a log, each the hashes of one side (apply.h): 0, five sixteenths of them, is that of the thread
+ * that also reads and checks; 1 is its helper's. */
+static inline unsigned kv_hash_side(uint64_t hash) {
+    return hash >> 60 >= 5;
+}
+
 typedef struct kv_tail kv_tail;
 
 /* An empty one, between the table's shards, none of which is loaded, and their loader.  It must outlive

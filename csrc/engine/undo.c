@@ -4,56 +4,53 @@
 #include "../base/mem.h"
 
 #define MANY 64u /* blocks taken or given back under one lock */
-#define CLEAR_STRIPE 0u /* clears are too rare to meet at */
 
 static size_t record_size(const kv_undo *record) {
     return record->kind == KV_UNDO_CLEAR ? sizeof(kv_undo_clear) : sizeof(kv_undo);
 }
 
 /* So that it can be discarded: all but what kv_undo_set_change and kv_undo_push fill. */
-static void record_init(kv_undo *record, kv_undo_kind kind, unsigned stripe) {
+static void record_init(kv_undo *record, kv_undo_kind kind) {
     record->entry = 0;
     record->kind = kind;
-    record->stripe = stripe & 0x7f;
     record->dropped = false;
 }
 
-kv_undo *kv_undo_create(kv_table *table, uint64_t hash) {
-    unsigned stripe = kv_hash_stripe(hash);
-    kv_undo *record = kv_pool_alloc(table->entries, stripe, sizeof *record);
+kv_undo *kv_undo_create(kv_table *table) {
+    kv_undo *record = kv_pool_alloc(table->entries, sizeof *record);
     if (record != NULL)
-        record_init(record, KV_UNDO_CREATED, stripe);
+        record_init(record, KV_UNDO_CREATED);
     return record;
 }
 
 kv_undo *kv_undo_create_clear(kv_table *table) {
-    kv_undo_clear *clear = kv_pool_alloc(table->entries, CLEAR_STRIPE, sizeof *clear);
+    kv_undo_clear *clear = kv_pool_alloc(table->entries, sizeof *clear);
     if (clear == NULL)
         return NULL;
-    record_init(&clear->record, KV_UNDO_CLEAR, CLEAR_STRIPE);
+    record_init(&clear->record, KV_UNDO_CLEAR);
     return &clear->record;
 }
 
-bool kv_undo_create_many(kv_table *table, unsigned stripe, kv_undo **records, size_t count) {
+bool kv_undo_create_many(kv_table *table, kv_undo **records, size_t count) {
     size_t sizes[MANY];
     for (size_t i = 0; i < MANY; i++)
         sizes[i] = sizeof(kv_undo);
     for (size_t made = 0; made < count;) {
         size_t part = count - made < MANY ? count - made : MANY;
-        if (!kv_pool_alloc_many(table->entries, stripe, sizes, (void **)&records[made], part)) {
+        if (!kv_pool_alloc_many(table->entries, sizes, (void **)&records[made], part)) {
             while (made > 0)
                 kv_undo_discard(table, records[--made]);
             return false;
         }
         for (size_t end = made + part; made < end; made++)
-            record_init(records[made], KV_UNDO_CREATED, stripe);
+            record_init(records[made], KV_UNDO_CREATED);
     }
     return true;
 }
 
 void kv_undo_discard(kv_table *table, kv_undo *record) {
     if (record != NULL)
-        kv_pool_free(table->entries, record->stripe, record, record_size(record));
+        kv_pool_free(table->entries, record, record_size(record));
 }
 
 void kv_undo_set_clear(kv_undo *record, uint64_t lsn, const kv_shard *shard) {
@@ -236,29 +233,29 @@ kv_undo *kv_undo_merge(kv_shard *shard, const uint64_t *bounds, size_t count, kv
     return dead;
 }
 
-/* Blocks on their way back to the pool, by stripe. */
+/* Blocks on their way back to the pool. */
 typedef struct sweeper {
     kv_pool *pool;
-    size_t counts[KV_POOL_STRIPES];
-    void *blocks[KV_POOL_STRIPES][MANY];
-    size_t sizes[KV_POOL_STRIPES][MANY];
+    size_t count;
+    void *blocks[MANY];
+    size_t sizes[MANY];
 } sweeper;
 
-static void sweep_stripe(sweeper *s, unsigned stripe) {
-    kv_pool_free_many(s->pool, stripe, s->blocks[stripe], s->sizes[stripe], s->counts[stripe]);
-    s->counts[stripe] = 0;
+static void sweep(sweeper *s) {
+    kv_pool_free_many(s->pool, s->blocks, s->sizes, s->count);
+    s->count = 0;
 }
 
-static void sweep_block(sweeper *s, unsigned stripe, void *block, size_t size) {
-    if (s->counts[stripe] == MANY)
-        sweep_stripe(s, stripe);
-    s->blocks[stripe][s->counts[stripe]] = block;
-    s->sizes[stripe][s->counts[stripe]++] = size;
+static void sweep_block(sweeper *s, void *block, size_t size) {
+    if (s->count == MANY)
+        sweep(s);
+    s->blocks[s->count] = block;
+    s->sizes[s->count++] = size;
 }
 
 static void sweep_entry(void *arg, kv_entry *e) {
     if (e != NULL && kv_entry_drop(e))
-        sweep_block(arg, e->stripe, e, kv_entry_size(e));
+        sweep_block(arg, e, kv_entry_size(e));
 }
 
 static void free_one(kv_table *table, kv_undo *r) {
@@ -275,7 +272,7 @@ void kv_undo_free_all(kv_table *table, kv_undo *records) {
     }
     sweeper s;
     s.pool = table->entries;
-    memset(s.counts, 0, sizeof s.counts);
+    s.count = 0;
     while (records != NULL) {
         /* A block of them at a time, so that the misses on their entries overlap. */
         kv_undo *block[MANY];
@@ -293,11 +290,10 @@ void kv_undo_free_all(kv_table *table, kv_undo *records) {
             } else {
                 sweep_entry(&s, kv_undo_before(r));
             }
-            sweep_block(&s, r->stripe, r, record_size(r));
+            sweep_block(&s, r, record_size(r));
         }
     }
-    for (unsigned stripe = 0; stripe < KV_POOL_STRIPES; stripe++)
-        sweep_stripe(&s, stripe);
+    sweep(&s);
 }
 
 /* ---- Rolling back -------------------------------------------------------------------------------- */

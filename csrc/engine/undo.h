@@ -38,11 +38,9 @@ struct kv_undo {
     /* The pool gives no memory whose address is longer (pool.c). */
     uint64_t entry : 48;  /* kv_undo_entry; 0 in a clear */
     uint64_t kind : 8;
-    uint64_t stripe : 7;  /* of the pool it came from */
     uint64_t dropped : 1; /* inside kv_undo_merge only: it is not needed any more */
 };
 static_assert(sizeof(kv_undo) == 32, "a size class of the pool, and two in a cache line");
-static_assert(KV_POOL_STRIPES <= 128, "a stripe has 7 bits");
 
 typedef struct kv_undo_clear {
     kv_undo record; /* without a hash and an entry */
@@ -53,10 +51,10 @@ typedef struct kv_undo_clear {
 } kv_undo_clear;
 
 /* NULL when there is no memory. */
-kv_undo *kv_undo_create(kv_table *table, uint64_t hash);
+kv_undo *kv_undo_create(kv_table *table);
 kv_undo *kv_undo_create_clear(kv_table *table);
 /* `count` of them, for changes; false (and none): there is no memory. */
-bool kv_undo_create_many(kv_table *table, unsigned stripe, kv_undo **records, size_t count);
+bool kv_undo_create_many(kv_table *table, kv_undo **records, size_t count);
 /* A record that was never pushed (NULL is allowed). */
 void kv_undo_discard(kv_table *table, kv_undo *record);
 

@@ -29,7 +29,7 @@ static kv_status decide_incr(kv_store *store, key_write *w, const kv_entry *old,
                        (long long)w->by);
     w->result = n + w->by;
     kv_bytes value = {text, kv_decimal_format(w->result, text)};
-    w->new = kv_entry_create_expiring(store->table.entries, w->hash, w->key, value,
+    w->new = kv_entry_create_expiring(store->table.entries, w->key, value,
                                       old != NULL ? kv_entry_expiry(old) : 0);
     return w->new != NULL ? KV_OK : kv_fail_nomem(err, w->key.size + value.size);
 }
@@ -39,7 +39,7 @@ static kv_status decide_expire(kv_store *store, key_write *w, const kv_entry *ol
         return KV_NOTFOUND;
     if (w->expiry != 0 && w->expiry <= kv_store_now(store))
         return KV_OK; /* removes it */
-    w->new = kv_entry_create_expiring(store->table.entries, w->hash, w->key, kv_entry_value(old),
+    w->new = kv_entry_create_expiring(store->table.entries, w->key, kv_entry_value(old),
                                       w->expiry);
     return w->new != NULL ? KV_OK : kv_fail_nomem(err, kv_entry_size(old));
 }
@@ -90,7 +90,7 @@ static kv_status change_locked(kv_store *store, kv_shard *shard, key_write *w, k
                                kv_place place, kv_ticket *ticket, remains *dead, kv_error *err) {
     kv_undo *record = NULL;
     if (store->log != NULL) {
-        record = kv_undo_create(&store->table, w->hash);
+        record = kv_undo_create(&store->table);
         if (record == NULL)
             return kv_fail_nomem(err, sizeof *record);
     }
@@ -113,7 +113,7 @@ static kv_status change_locked(kv_store *store, kv_shard *shard, key_write *w, k
                                   entries_change, w->flags, ticket, err);
         if (status == KV_OK && record == NULL &&
             kv_change_needs_record(store, shard, ticket->lsn)) {
-            record = kv_undo_create(&store->table, w->hash);
+            record = kv_undo_create(&store->table);
             if (record == NULL) /* an LSN without a change: no harm */
                 status = kv_fail_nomem(err, sizeof *record);
         }
@@ -228,7 +228,7 @@ static kv_status write_key(kv_db *db, key_write *w, kv_error *err) {
     w->hash = kv_table_hash(&store->table, w->key);
     kv_shard *likely = kv_table_prefetch_shard(&store->table, w->hash);
     if (w->action <= REPLACE) {
-        w->new = kv_entry_create_expiring(store->table.entries, w->hash, w->key, w->value,
+        w->new = kv_entry_create_expiring(store->table.entries, w->key, w->value,
                                           w->expiry);
         if (w->new == NULL) {
             status = kv_fail_nomem(err,

@@ -59,7 +59,7 @@ static kv_entry *lone_put(lone *l, unsigned number, size_t value_size) {
     static const char value[1000];
     kv_error err;
     uint64_t hash = hash_of(number);
-    kv_entry *e = kv_entry_create(l->table.entries, hash, bytes_of(&number, sizeof number),
+    kv_entry *e = kv_entry_create(l->table.entries, bytes_of(&number, sizeof number),
                                   bytes_of(value, value_size));
     CHECK(e != NULL);
     kv_evict_note_new(&l->shard, hash);
@@ -269,7 +269,7 @@ static void test_equal_hashes(void) {
         for (unsigned round = 0; round < 50; round++) {
             for (unsigned i = 0; i < 20; i++) {
                 unsigned number = 20 * round + i;
-                kv_entry *e = kv_entry_create(l->table.entries, hashes[h],
+                kv_entry *e = kv_entry_create(l->table.entries,
                                               bytes_of(&number, sizeof number), (kv_bytes){0});
                 kv_evict_note_new(&l->shard, hashes[h]);
                 CHECK_OK(kv_shard_reserve(&l->table, &l->shard, 1, &err), &err);
@@ -322,7 +322,7 @@ static void test_a_full_table_stays_whole(void) {
             kv_entry_release(table.entries, old);
             count--;
         } else if (old != NULL && what < 4) {
-            kv_entry *e = kv_entry_create(table.entries, hash, key, key);
+            kv_entry *e = kv_entry_create(table.entries, key, key);
             kv_evict_note_replace(e, old);
             kv_shard_replace(shard, place, e);
             kv_entry_release(table.entries, old);
@@ -344,7 +344,7 @@ static void test_a_full_table_stays_whole(void) {
                 shard = kv_table_lock(&table, hash);
             }
             CHECK_OK(status, &err);
-            kv_shard_insert(shard, hash, kv_entry_create(table.entries, hash, key, key));
+            kv_shard_insert(shard, hash, kv_entry_create(table.entries, key, key));
             count++;
         }
         kv_shard_unlock(shard);

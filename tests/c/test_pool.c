@@ -7,18 +7,18 @@
 
 #include "base/mem.h"
 #include "base/pool.h"
+#include "base/thread.h"
 #include "threads.h"
 
 /* A block filled with bytes of its own. */
 typedef struct block {
     uint8_t *bytes;
     size_t size;
-    unsigned stripe;
     uint8_t fill;
 } block;
 
-static block block_make(kv_pool *pool, unsigned stripe, size_t size, uint8_t fill) {
-    block b = {kv_pool_alloc(pool, stripe, size), size, stripe, fill};
+static block block_make(kv_pool *pool, size_t size, uint8_t fill) {
+    block b = {kv_pool_alloc(pool, size), size, fill};
     CHECK(b.bytes != NULL);
     CHECK_EQ((uintptr_t)b.bytes % 16, 0);
     if ((size > 0 && size % 64 == 0) || size > KV_POOL_SLAB_MAX)
@@ -36,7 +36,7 @@ static void block_check(const block *b) {
 
 static void block_end(kv_pool *pool, block *b) {
     block_check(b);
-    kv_pool_free(pool, b->stripe, b->bytes, b->size);
+    kv_pool_free(pool, b->bytes, b->size);
     b->bytes = NULL;
 }
 
@@ -47,16 +47,16 @@ static void test_every_size(void) {
     kv_pool *pool = kv_pool_create();
     static block blocks[MAX + 1];
     for (size_t size = 0; size <= MAX; size++)
-        blocks[size] = block_make(pool, (unsigned)(size % KV_POOL_STRIPES), size, (uint8_t)size);
+        blocks[size] = block_make(pool, size, (uint8_t)size);
     for (size_t size = 0; size <= MAX; size++)
         block_check(&blocks[size]);
     for (size_t size = 0; size <= MAX; size += 2)
         block_end(pool, &blocks[size]);
     for (size_t size = 0; size <= MAX; size += 2)
-        blocks[size] = block_make(pool, blocks[size].stripe, size, (uint8_t)(size + 1));
+        blocks[size] = block_make(pool, size, (uint8_t)(size + 1));
     for (size_t size = 0; size <= MAX; size++)
         block_end(pool, &blocks[size]);
-    kv_pool_free(pool, 0, NULL, 100);
+    kv_pool_free(pool, NULL, 100);
     kv_pool_release(pool);
 }
 
@@ -69,7 +69,7 @@ static void test_full_slabs(void) {
         block *blocks = calloc(count, sizeof *blocks);
         for (int round = 0; round < 3; round++) {
             for (size_t k = 0; k < count; k++)
-                blocks[k] = block_make(pool, 3, sizes[i], (uint8_t)(k * 7 + (size_t)round));
+                blocks[k] = block_make(pool, sizes[i], (uint8_t)(k * 7 + (size_t)round));
             for (size_t start = 0; start < 31; start++) /* neighbours at different times */
                 for (size_t k = start; k < count; k += 31)
                     block_end(pool, &blocks[k]);
@@ -82,15 +82,15 @@ static void test_full_slabs(void) {
 static void test_large_blocks(void) {
     kv_pool *pool = kv_pool_create();
     uint64_t before = kv_pool_bytes(pool);
-    block a = block_make(pool, 0, 100000, 1), b = block_make(pool, 1, 200000, 2);
-    block c = block_make(pool, 2, KV_POOL_SLAB_MAX + 1, 3);
+    block a = block_make(pool, 100000, 1), b = block_make(pool, 200000, 2);
+    block c = block_make(pool, KV_POOL_SLAB_MAX + 1, 3);
     CHECK(kv_pool_bytes(pool) >= before + 300000);
     block_end(pool, &b);
     block_check(&a);
     block_end(pool, &a);
     block_end(pool, &c);
     CHECK_EQ(kv_pool_bytes(pool), before);
-    (void)block_make(pool, 0, 50000, 4); /* the pool's end frees it */
+    (void)block_make(pool, 50000, 4); /* the pool's end frees it */
     kv_pool_release(pool);
 }
 
@@ -108,10 +108,9 @@ static void test_random_blocks(void) {
             continue;
         }
         size_t max = random_below(&random, 100) ? 4000 : 12000;
-        *b = block_make(pool, (unsigned)random_below(&random, KV_POOL_STRIPES),
-                        random_below(&random, max), (uint8_t)i);
+        *b = block_make(pool, random_below(&random, max), (uint8_t)i);
     }
-    /* 200 MB were asked for in all, 3 at a time; a slab for each stripe and size are 45. */
+    /* 200 MB were asked for in all, 3 at a time; a slab for each size are 6. */
     CHECK(kv_pool_bytes(pool) < 100 << 20);
     for (unsigned i = 0; i < SLOTS; i++)
         if (blocks[i].bytes != NULL)
@@ -128,9 +127,9 @@ static void test_slabs_change_their_size(void) {
         size_t count = BYTES / size;
         void **blocks = calloc(count, sizeof *blocks);
         for (size_t i = 0; i < count; i++)
-            CHECK((blocks[i] = kv_pool_alloc(pool, 0, size)) != NULL);
+            CHECK((blocks[i] = kv_pool_alloc(pool, size)) != NULL);
         for (size_t i = 0; i < count; i++)
-            kv_pool_free(pool, 0, blocks[i], size);
+            kv_pool_free(pool, blocks[i], size);
         free(blocks);
         if (most == 0)
             most = kv_pool_bytes(pool);
@@ -145,9 +144,9 @@ static void test_free_blocks_are_not_written(void) {
     enum { COUNT = 2000 };
     static block blocks[COUNT];
     for (unsigned i = 0; i < COUNT; i++)
-        blocks[i] = block_make(pool, 0, 192, (uint8_t)i);
+        blocks[i] = block_make(pool, 192, (uint8_t)i);
     for (unsigned i = 0; i < COUNT; i++)
-        kv_pool_free(pool, 0, blocks[i].bytes, 192);
+        kv_pool_free(pool, blocks[i].bytes, 192);
     for (unsigned i = 0; i < COUNT; i++)
         block_check(&blocks[i]);
     kv_pool_release(pool);
@@ -163,18 +162,17 @@ static void test_many_at_once(void) {
         size_t sizes[COUNT];
         void *bytes[COUNT];
         block blocks[COUNT];
-        unsigned stripe = (unsigned)random_below(&random, KV_POOL_STRIPES);
         size_t count = random_below(&random, COUNT + 1);
         for (size_t i = 0; i < count; i++)
             sizes[i] = random_below(&random, random_below(&random, 30) ? 400 : 20000);
-        CHECK(kv_pool_alloc_many(pool, stripe, sizes, bytes, count));
+        CHECK(kv_pool_alloc_many(pool, sizes, bytes, count));
         for (size_t i = 0; i < count; i++) {
-            blocks[i] = (block){bytes[i], sizes[i], stripe, (uint8_t)i};
+            blocks[i] = (block){bytes[i], sizes[i], (uint8_t)i};
             memset(bytes[i], (int)(uint8_t)i, sizes[i]);
         }
         for (size_t i = 0; i < count; i++)
             block_check(&blocks[i]);
-        kv_pool_free_many(pool, stripe, bytes, sizes, count);
+        kv_pool_free_many(pool, bytes, sizes, count);
     }
     kv_pool_release(pool);
 }
@@ -188,32 +186,32 @@ static void test_no_memory(void) {
     for (size_t i = 0; i < COUNT; i++)
         sizes[i] = 8192;
     kv_mem_fail_at(0, true);
-    CHECK(kv_pool_alloc(pool, 0, 100) == NULL);
-    CHECK(kv_pool_alloc(pool, 0, 10000) == NULL);
-    CHECK(!kv_pool_alloc_many(pool, 0, sizes, blocks, COUNT));
+    CHECK(kv_pool_alloc(pool, 100) == NULL);
+    CHECK(kv_pool_alloc(pool, 10000) == NULL);
+    CHECK(!kv_pool_alloc_many(pool, sizes, blocks, COUNT));
     kv_mem_fail_at(UINT64_MAX, false);
-    CHECK(kv_pool_alloc_many(pool, 0, sizes, blocks, 10));
+    CHECK(kv_pool_alloc_many(pool, sizes, blocks, 10));
     kv_mem_fail_at(0, true);
     uint64_t before = kv_pool_bytes(pool);
     for (int i = 0; i < 20; i++) { /* nothing stays behind: the same part can be had each time */
-        CHECK(!kv_pool_alloc_many(pool, 1, sizes, blocks + 10, COUNT - 10));
-        CHECK(kv_pool_alloc_many(pool, 1, sizes, blocks + 10, 10));
-        kv_pool_free_many(pool, 1, blocks + 10, sizes, 10);
+        CHECK(!kv_pool_alloc_many(pool, sizes, blocks + 10, COUNT - 10));
+        CHECK(kv_pool_alloc_many(pool, sizes, blocks + 10, 10));
+        kv_pool_free_many(pool, blocks + 10, sizes, 10);
     }
     CHECK_EQ(kv_pool_bytes(pool), before);
     kv_mem_fail_at(UINT64_MAX, false);
-    CHECK(kv_pool_alloc_many(pool, 1, sizes, blocks + 10, COUNT - 10));
-    kv_pool_free_many(pool, 1, blocks + 10, sizes, COUNT - 10);
-    kv_pool_free_many(pool, 0, blocks, sizes, 10);
+    CHECK(kv_pool_alloc_many(pool, sizes, blocks + 10, COUNT - 10));
+    kv_pool_free_many(pool, blocks + 10, sizes, COUNT - 10);
+    kv_pool_free_many(pool, blocks, sizes, 10);
     kv_pool_release(pool);
     for (uint64_t n = 0; n < 3; n++) {
         kv_mem_fail_at(n, false);
         kv_pool *other = kv_pool_create();
-        void *block = other != NULL ? kv_pool_alloc(other, 0, 1) : NULL;
+        void *block = other != NULL ? kv_pool_alloc(other, 1) : NULL;
         kv_mem_fail_at(UINT64_MAX, false);
         CHECK(n == 0 ? other == NULL : block == NULL);
         if (other != NULL) {
-            CHECK(kv_pool_alloc(other, 0, 1) != NULL);
+            CHECK(kv_pool_alloc(other, 1) != NULL);
             kv_pool_release(other);
         }
     }
@@ -223,7 +221,7 @@ static void test_no_memory(void) {
 
 static void test_it_lives_until_the_last_reference(void) {
     kv_pool *pool = kv_pool_create();
-    block small = block_make(pool, 0, 100, 1), large = block_make(pool, 0, 100000, 2);
+    block small = block_make(pool, 100, 1), large = block_make(pool, 100000, 2);
     kv_pool_acquire(pool);
     kv_pool_acquire(pool);
     kv_pool_release(pool);
@@ -237,12 +235,12 @@ static void test_it_lives_until_the_last_reference(void) {
 /* As the child of a fork does with the parent's pool. */
 static void abandon(void) {
     kv_pool *pool = kv_pool_create();
-    block small = block_make(pool, 0, 100, 1);
+    block small = block_make(pool, 100, 1);
     kv_pool_abandon(pool);
-    kv_pool_free(pool, 0, small.bytes, small.size);
+    kv_pool_free(pool, small.bytes, small.size);
     size_t size = small.size;
     void *bytes = small.bytes;
-    kv_pool_free_many(pool, 0, &bytes, &size, 1);
+    kv_pool_free_many(pool, &bytes, &size, 1);
     block_check(&small);
     kv_pool_release(pool);
     block_check(&small);
@@ -258,16 +256,6 @@ static void test_abandoned(void) {
     CHECK_EQ(wait_status, 0);
 }
 
-static void test_exclusive(void) {
-    kv_pool *pool = kv_pool_create();
-    kv_pool_set_exclusive(pool, true);
-    block a = block_make(pool, 0, 100, 1), b = block_make(pool, 5, 100000, 2);
-    block_end(pool, &a);
-    kv_pool_set_exclusive(pool, false);
-    block_end(pool, &b);
-    kv_pool_release(pool);
-}
-
 /* ---- Threads -------------------------------------------------------------------------------------------- */
 
 enum { SHARED = 256 };
@@ -281,8 +269,7 @@ static void exchange_blocks(worker *me) {
     shared *s = me->shared;
     for (unsigned i = 0; i < 20000; i++) {
         block *mine = malloc(sizeof *mine);
-        *mine = block_make(s->pool, (unsigned)random_below(&me->random, KV_POOL_STRIPES),
-                           random_below(&me->random, random_below(&me->random, 50) ? 250 : 9000),
+        *mine = block_make(s->pool, random_below(&me->random, random_below(&me->random, 50) ? 250 : 9000),
                            (uint8_t)random_next(&me->random));
         block *other = atomic_exchange(&s->blocks[random_below(&me->random, SHARED)], mine);
         if (other != NULL)
@@ -306,6 +293,80 @@ static void test_threads(void) {
     kv_pool_release(s.pool);
 }
 
+/* A thread of which the creator may be sure that it has another index. */
+typedef struct other_thread {
+    kv_pool *pool;
+    unsigned not_index;
+    uint64_t bytes; /* of the pool, in between */
+} other_thread;
+
+static void note_index(worker *me) {
+    const other_thread *o = me->shared;
+    kv_thread_index_avoid(o->not_index);
+    CHECK(kv_thread_index() != o->not_index);
+    CHECK(kv_thread_index() < KV_THREAD_INDEXES);
+}
+
+static void test_another_index(void) {
+    other_thread o = {.not_index = kv_thread_index()};
+    crew crew = {0};
+    for (unsigned i = 0; i < KV_THREAD_INDEXES; i++) /* one of them would get ours */
+        crew_add(&crew, note_index, &o);
+    crew_join(&crew);
+}
+
+static void make_and_end(kv_pool *pool, unsigned seed) {
+    enum { BLOCKS = 5000 };
+    block *blocks = calloc(BLOCKS, sizeof *blocks);
+    for (unsigned i = 0; i < BLOCKS; i++)
+        blocks[i] = block_make(pool, (i * 7 + seed) % 700, (uint8_t)(i + seed));
+    for (unsigned i = 0; i < BLOCKS; i++)
+        block_end(pool, &blocks[i]);
+    free(blocks);
+}
+
+static void work_beside(worker *me) {
+    other_thread *o = me->shared;
+    kv_thread_index_avoid(o->not_index);
+    for (unsigned seed = 0; seed < 10; seed++)
+        make_and_end(o->pool, seed);
+    o->bytes = kv_pool_bytes(o->pool);
+}
+
+/* Two threads at once, and what they have in hand is not locked. */
+static void test_exclusive(void) {
+    other_thread o = {.pool = kv_pool_create(), .not_index = kv_thread_index()};
+    crew crew = {0};
+    kv_pool_set_exclusive(o.pool, true);
+    crew_add(&crew, work_beside, &o);
+    for (unsigned seed = 0; seed < 10; seed++)
+        make_and_end(o.pool, seed);
+    crew_join(&crew);
+    kv_pool_set_exclusive(o.pool, false);
+    make_and_end(o.pool, 3);
+    kv_pool_release(o.pool);
+}
+
+/* What one thread has given back, another gets: all but what fills its magazines. */
+static void test_blocks_go_to_another_thread(void) {
+    enum { COUNT = 100000, SIZE = 128 };
+    other_thread o = {.pool = kv_pool_create(), .not_index = kv_thread_index()};
+    void **blocks = calloc(COUNT, sizeof *blocks);
+    for (unsigned round = 0; round < 2; round++) {
+        for (size_t i = 0; i < COUNT; i++)
+            CHECK((blocks[i] = kv_pool_alloc(o.pool, SIZE)) != NULL);
+        for (size_t i = 0; i < COUNT; i++)
+            kv_pool_free(o.pool, blocks[i], SIZE);
+    }
+    free(blocks);
+    uint64_t before = kv_pool_bytes(o.pool);
+    crew crew = {0};
+    crew_add(&crew, work_beside, &o);
+    crew_join(&crew);
+    CHECK_EQ(o.bytes, before);
+    kv_pool_release(o.pool);
+}
+
 /* ---- Memory ahead of its use ------------------------------------------------------------------------------ */
 
 #define HUGE_PAGE ((uintptr_t)2 << 20)
@@ -327,7 +388,7 @@ static void test_touching_ahead(void) {
     kv_pool_touch(pool); /* nothing is asked for */
     kv_pool_on_hunger(pool, count_call, &calls);
     for (unsigned i = 0; i < BLOCKS; i++) {
-        char *block = kv_pool_alloc(pool, 0, BLOCK);
+        char *block = kv_pool_alloc(pool, BLOCK);
         CHECK(block != NULL);
         memset(block, 1, BLOCK);
         if (calls == 0)
@@ -347,7 +408,7 @@ static void test_touching_ahead(void) {
     CHECK(calls < 60);
     kv_pool_on_hunger(pool, NULL, NULL);
     for (unsigned i = 0; i < 2000; i++)
-        CHECK(kv_pool_alloc(pool, 0, BLOCK) != NULL);
+        CHECK(kv_pool_alloc(pool, BLOCK) != NULL);
     CHECK_EQ(calls, before);
     kv_pool_touch(pool);
     kv_pool_release(pool);
@@ -367,7 +428,7 @@ static void grow(worker *me) {
     feeding *f = me->shared;
     block *blocks = calloc(BLOCKS, sizeof *blocks);
     for (unsigned i = 0; i < BLOCKS; i++)
-        blocks[i] = block_make(f->pool, me->id, 8000, (uint8_t)random_next(&me->random));
+        blocks[i] = block_make(f->pool, 8000, (uint8_t)random_next(&me->random));
     for (unsigned i = 0; i < BLOCKS; i++)
         block_end(f->pool, &blocks[i]); /* nobody wrote into it */
     free(blocks);
@@ -396,5 +457,6 @@ static void test_touching_while_it_grows(void) {
 CHECK_MAIN(TEST(test_every_size), TEST(test_full_slabs), TEST(test_large_blocks),
            TEST(test_random_blocks), TEST(test_slabs_change_their_size),
            TEST(test_free_blocks_are_not_written), TEST(test_many_at_once), TEST(test_no_memory),
-           TEST(test_it_lives_until_the_last_reference), TEST(test_abandoned), TEST(test_exclusive),
-           TEST(test_threads), TEST(test_touching_ahead), TEST(test_touching_while_it_grows))
+           TEST(test_it_lives_until_the_last_reference), TEST(test_abandoned), TEST(test_threads),
+           TEST(test_another_index), TEST(test_exclusive), TEST(test_blocks_go_to_another_thread),
+           TEST(test_touching_ahead), TEST(test_touching_while_it_grows))

@@ -76,7 +76,7 @@ static void test_ranges(void) {
 
 /* An entry whose key is its number; the hash is the test's. */
 static kv_entry *entry_make(kv_table *table, unsigned number) {
-    kv_entry *e = kv_entry_create(table->entries, 0, bytes_of(&number, sizeof number),
+    kv_entry *e = kv_entry_create(table->entries, bytes_of(&number, sizeof number),
                                   bytes_of("value", number % 6));
     CHECK(e != NULL);
     return e;
@@ -283,7 +283,7 @@ static void table_put(kv_table *table, kv_bytes key, kv_bytes value) {
     kv_error err;
     kv_place place;
     uint64_t hash = kv_table_hash(table, key);
-    kv_entry *new = kv_entry_create(table->entries, hash, key, value);
+    kv_entry *new = kv_entry_create(table->entries, key, value);
     CHECK(new != NULL);
     for (;;) {
         kv_shard *shard = kv_table_lock(table, hash);
@@ -411,7 +411,7 @@ static void test_slots_tell_the_next_bits(void) {
         } else {
             CHECK_OK(kv_shard_reserve(&table, shard, 1, &err), &err);
             kv_shard_insert(shard, hash,
-                            kv_entry_create_expiring(table.entries, hash, key,
+                            kv_entry_create_expiring(table.entries, key,
                                                      (kv_bytes){(const uint8_t *)"12345", number % 6},
                                                      number % 3 == 0 ? number + 1 : 0));
         }
@@ -491,10 +491,10 @@ static void test_splitting_without_memory(void) {
         if (before + 1 > buckets * KV_BUCKET_LOAD) {
             kv_mem_fail_at(0, true);
             /* What the pool has in hand is used up too, or all but the memory for one array. */
-            while (number % 3 < 2 && (taken[count] = kv_pool_alloc(table.arrays, 0, 4096)) != NULL)
+            while (number % 3 < 2 && (taken[count] = kv_pool_alloc(table.arrays, 4096)) != NULL)
                 CHECK(++count < 20000);
             if (number % 3 == 1 && count > 0)
-                kv_pool_free(table.arrays, 0, taken[--count], 4096);
+                kv_pool_free(table.arrays, taken[--count], 4096);
         }
         kv_status status = kv_shard_reserve(&table, shard, 1, &err);
         if (status != KV_BUSY)
@@ -508,7 +508,7 @@ static void test_splitting_without_memory(void) {
         kv_shard_unlock(shard);
         kv_mem_fail_at(UINT64_MAX, false);
         while (count > 0)
-            kv_pool_free(table.arrays, 0, taken[--count], 4096);
+            kv_pool_free(table.arrays, taken[--count], 4096);
         table_put(&table, key, key);
     }
     printf("# %u reservations failed\n", failures);
@@ -538,7 +538,7 @@ static void test_split_divides_the_records(void) {
     for (unsigned i = 0; i < COUNT; i++) {
         kv_bytes key = bytes_of(&i, sizeof i);
         uint64_t hash = kv_table_hash(&table, key);
-        kv_entry *new = kv_entry_create(table.entries, hash, key, key);
+        kv_entry *new = kv_entry_create(table.entries, key, key);
         kv_shard *shard = kv_table_lock(&table, hash);
         kv_status status;
         while ((status = kv_shard_reserve(&table, shard, 1, &err)) == KV_BUSY) {
@@ -547,7 +547,7 @@ static void test_split_divides_the_records(void) {
         }
         CHECK_OK(status, &err);
         kv_shard_insert(shard, hash, new);
-        kv_undo *record = kv_undo_create(&table, hash);
+        kv_undo *record = kv_undo_create(&table);
         kv_undo_set_change(record, ++lsn, hash, NULL, new);
         shard->last_lsn = lsn;
         kv_undo_push(shard, record);

@@ -95,10 +95,10 @@ static void change(past *p, kv_bytes key, bool put, kv_bytes value) {
     kv_entry *old = kv_shard_find(shard, hash, key, &place), *new = NULL;
     if (old != NULL || put) {
         if (put) {
-            new = kv_entry_create(p->table.entries, hash, key, value);
+            new = kv_entry_create(p->table.entries, key, value);
             CHECK(new != NULL);
         }
-        kv_undo *record = kv_undo_create(&p->table, hash);
+        kv_undo *record = kv_undo_create(&p->table);
         CHECK(record != NULL);
         kv_undo_set_change(record, p->lsn, hash, old, new);
         if (old == NULL)
@@ -393,10 +393,10 @@ typedef struct hoard {
     size_t sizes[20000];
 } hoard;
 
-/* All that the stripe has in hand, down to blocks of `size_min`; nothing more can be had then. */
+/* All that the pool has in hand for this thread, down to blocks of `size_min`; nothing more can be had then. */
 static void use_up(kv_pool *pool, hoard *h, size_t size_min) {
     for (size_t size = KV_POOL_SLAB_MAX; size >= size_min; size -= 16)
-        while ((h->blocks[h->count] = kv_pool_alloc(pool, 0, size)) != NULL) {
+        while ((h->blocks[h->count] = kv_pool_alloc(pool, size)) != NULL) {
             h->sizes[h->count] = size;
             CHECK(++h->count < 20000);
         }
@@ -405,7 +405,7 @@ static void use_up(kv_pool *pool, hoard *h, size_t size_min) {
 static void give_back(kv_pool *pool, hoard *h, size_t count) {
     for (; count > 0; count--) {
         h->count--;
-        kv_pool_free(pool, 0, h->blocks[h->count], h->sizes[h->count]);
+        kv_pool_free(pool, h->blocks[h->count], h->sizes[h->count]);
     }
 }
 
@@ -481,22 +481,18 @@ static void test_many_records_at_once(void) {
     enum { COUNT = 1000 };
     static kv_undo *records[COUNT];
     static hoard hoard;
-    for (unsigned stripe = 0; stripe < KV_POOL_STRIPES; stripe++) {
-        CHECK(kv_undo_create_many(&p->table, stripe, records, COUNT));
-        for (size_t i = 0; i < COUNT; i++) {
-            CHECK_EQ(records[i]->stripe, stripe);
-            records[i]->lsn = records[i]->hash = UINT64_MAX;
-        }
-        for (size_t i = 0; i < COUNT; i++)
-            kv_undo_discard(&p->table, records[i]);
-    }
+    CHECK(kv_undo_create_many(&p->table, records, COUNT));
+    for (size_t i = 0; i < COUNT; i++)
+        records[i]->lsn = records[i]->hash = UINT64_MAX;
+    for (size_t i = 0; i < COUNT; i++)
+        kv_undo_discard(&p->table, records[i]);
     kv_undo_discard(&p->table, NULL);
     kv_mem_fail_at(0, true);
     use_up(p->table.entries, &hoard, sizeof(kv_undo));
     give_back(p->table.entries, &hoard, 700); /* room for some of them */
     for (int i = 0; i < 10; i++)
-        CHECK(!kv_undo_create_many(&p->table, 0, records, COUNT));
-    CHECK(kv_undo_create_many(&p->table, 0, records, 600)); /* nothing was lost */
+        CHECK(!kv_undo_create_many(&p->table, records, COUNT));
+    CHECK(kv_undo_create_many(&p->table, records, 600)); /* nothing was lost */
     kv_mem_fail_at(UINT64_MAX, false);
     past_end(p);
 }
