@@ -271,6 +271,7 @@ struct kv_checkpoint_writer {
     size_t block_count, block_capacity;
     uint64_t next_hash;
     kv_checkpoint_footer footer;
+    bool begun; /* there is a checkpoint.tmp */
     bool published;
 };
 
@@ -354,9 +355,10 @@ kv_status kv_checkpoint_create(kv_checkpoint_writer **out, const kv_dir *dir,
     /* An older checkpoint is written over as it is.  After a crash it may have its first name again, with bytes of the new
      * one: a newer one is there then, and nobody looks at it. */
     if (status == KV_OK)
-        (void)!kv_dir_rename(dir, KV_CHECKPOINT_RECYCLED, KV_CHECKPOINT_NEW, NULL);
+        w->begun = kv_dir_rename(dir, KV_CHECKPOINT_RECYCLED, KV_CHECKPOINT_NEW, NULL) == KV_OK;
     if (status == KV_OK)
         status = kv_file_open(&w->file, dir, KV_CHECKPOINT_NEW, KV_OPEN_CREATE, err);
+    w->begun |= status == KV_OK;
     kv_checkpoint_header_encode(header, bytes);
     if (status == KV_OK) {
         kv_file_set_direct(&w->file);
@@ -517,9 +519,8 @@ kv_status kv_checkpoint_publish(kv_checkpoint_writer *w, kv_error *err) {
 void kv_checkpoint_writer_destroy(kv_checkpoint_writer *w) {
     if (w == NULL)
         return;
-    bool made = w->file.fd >= 0;
     kv_file_close(&w->file);
-    if (made && !w->published)
+    if (w->begun && !w->published)
         (void)!kv_dir_unlink(w->dir, KV_CHECKPOINT_NEW, NULL);
     kv_mem_free(w->buffer);
     kv_mem_free(w->index);
