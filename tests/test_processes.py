@@ -319,6 +319,7 @@ def test_fork_under_load(store):
             if pid == 0:
                 status = 1
                 try:
+                    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not that of pytest-timeout
                     signal.alarm(20)
                     status = 0 if child() == "done" else 2
                 finally:
@@ -349,6 +350,7 @@ def test_fork_while_others_open_and_close(disk, tmp_path):
             errors.append(error)
 
     def child():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not that of pytest-timeout
         signal.alarm(30)
         for handle in handles:
             if handle is not None:

@@ -210,6 +210,7 @@ def test_fork_under_load(tmp_path):
             if pid == 0:
                 status = 1
                 try:
+                    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not that of pytest-timeout
                     signal.alarm(PATIENCE)
                     server.stop()
                     store.close()

@@ -93,18 +93,27 @@ static void add_handle_locked(kv_store *store, kv_db *db) {
     store->handle_count++;
 }
 
-/* True when it was the last one: the store is then busy, and the caller's to close.  The handle stays on its list
- * until the store goes: a child that is forked meanwhile has nobody who would finish closing it. */
+/* A handle is closed in the moment in which it leaves the lists, by itself or with its store: a child that is forked has
+ * nobody who would finish closing it, so it must find the handle there (after_fork_child), or closed. */
+static void set_closed_locked(kv_db *db) {
+    db->store = NULL;
+    atomic_fetch_or(&db->closed_word, 1);
+}
+
+/* True when it was the last one: the store is then busy, and the caller's to close, and the handle stays on its list
+ * until the store goes. */
 static bool remove_handle(kv_store *store, kv_db *db) {
     LOCK();
     bool last = --store->handle_count == 0;
     kv_db **at = &store->handles;
     while (*at != db)
         at = &(*at)->next;
-    if (last)
+    if (last) {
         atomic_store(&store->busy, 1); /* an open of this directory waits for us */
-    else
+    } else {
         *at = db->next;
+        set_closed_locked(db);
+    }
     UNLOCK();
     return last;
 }
@@ -129,13 +138,16 @@ void kv_store_warn(kv_store *store) {
     UNLOCK();
 }
 
-static void remove_store(kv_store *store) {
+/* With its last handle, if somebody has that already. */
+static void remove_store(kv_store *store, kv_db *db) {
     LOCK();
     kv_store **at = &stores;
     while (*at != NULL && *at != store)
         at = &(*at)->next;
     if (*at == store)
         *at = store->next;
+    if (db != NULL)
+        set_closed_locked(db);
     UNLOCK();
 }
 
@@ -238,7 +250,7 @@ static kv_status open_directory(kv_store *store, kv_db *db, const char *path, bo
         if (status == KV_OK && !*joined) {
             status = kv_store_open_directory(store, err);
             if (status < 0)
-                remove_store(store);
+                remove_store(store, NULL);
         }
     }
     if (status < 0 || *joined)
@@ -365,9 +377,7 @@ kv_status kv_reopen(kv_db *db, kv_error *err) {
         return KV_OK;
     }
     refuse_calls(db, KV_CALLS_CLOSING);
-    atomic_fetch_or(&db->closed_word, 1);
-    db->store = NULL;
-    remove_store(store);
+    remove_store(store, db);
     kv_mem_unmap(store, sizeof *store);
     return status;
 }
@@ -414,11 +424,9 @@ kv_status kv_close(kv_db *db, kv_error *err) {
             db->checkpoint_error = store->checkpoint_error;
             atomic_store_explicit(&db->warning, true, memory_order_relaxed);
         }
-        remove_store(store);
+        remove_store(store, db);
         kv_mem_unmap(store, sizeof *store);
     }
-    db->store = NULL;
-    atomic_fetch_or(&db->closed_word, 1);
     kv_futex_wake(&db->closed_word, KV_FUTEX_ALL);
     return status;
 }

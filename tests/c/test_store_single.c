@@ -2,6 +2,8 @@
 #include "check.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #include "kv.h"
 #include "model.h"
@@ -994,6 +996,54 @@ static void test_fork(void) {
     scratch_remove(&dir);
 }
 
+static kv_db *_Atomic closing; /* by the thread, in this moment */
+static _Atomic bool stop;
+
+static void *open_and_close(void *arg) {
+    kv_options options = kv_options_default();
+    kv_error err;
+    while (!atomic_load(&stop)) {
+        kv_db *first, *second;
+        CHECK_OK(kv_open(NULL, &options, &first, &err), &err);
+        CHECK_OK(kv_dup(first, false, &second, &err), &err);
+        kv_db *each[] = {first, second};
+        for (unsigned i = 0; i < 2; i++) {
+            atomic_store(&closing, each[i]);
+            CHECK_OK(kv_close(each[i], &err), &err);
+            atomic_store(&closing, NULL);
+        }
+        kv_destroy(first);
+        kv_destroy(second);
+    }
+    return arg;
+}
+
+/* A child has nobody who would finish closing the handle: it finds it forked, or closed. */
+static void test_fork_while_another_thread_closes(void) {
+    pthread_t thread;
+    unsigned found = 0;
+    CHECK_EQ(pthread_create(&thread, NULL, open_and_close, NULL), 0);
+    fflush(stdout);
+    for (unsigned i = 0; i < 1000; i++) {
+        int wait_status;
+        pid_t pid = fork();
+        if (pid == 0) {
+            alarm(20);
+            kv_db *db = atomic_load(&closing);
+            if (db != NULL)
+                (void)!kv_close(db, NULL);
+            _exit(db != NULL);
+        }
+        CHECK_EQ(waitpid(pid, &wait_status, 0), pid);
+        CHECK(WIFEXITED(wait_status));
+        found += (unsigned)WEXITSTATUS(wait_status);
+    }
+    atomic_store(&stop, true);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    printf("# %u of 1000 forks while a handle was being closed\n", found);
+    CHECK(found > 0);
+}
+
 /* ---- Random ------------------------------------------------------------------------------------------------------- */
 
 static kv_status random_step(pair *p, check_random *random, kv_bytes key, kv_bytes value) {
@@ -1089,4 +1139,5 @@ CHECK_MAIN(TEST(test_put_get_delete), TEST(test_empty_key_and_value), TEST(test_
            TEST(test_two_handles), TEST(test_locked), TEST(test_read_only), TEST(test_options),
            TEST(test_foreign_directory), TEST(test_nowait), TEST(test_what_is_durable_when),
            TEST(test_stats), TEST(test_interval_syncs_by_itself), TEST(test_idle_store_is_marked),
-           TEST(test_fork), TEST(test_random_operations), TEST(test_real_files))
+           TEST(test_fork), TEST(test_fork_while_another_thread_closes),
+           TEST(test_random_operations), TEST(test_real_files))
