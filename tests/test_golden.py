@@ -153,7 +153,9 @@ def test_it_is_written_on(golden, open_store):
     store.close()
 
     store = open_store(golden.folder, preload=True)
-    assert store.recovery["checkpoint_items"] >= len(golden.items) - 1 and store.recovery["records"] == 1
+    assert store.recovery["checkpoint_items"] >= len(golden.items) - 1
+    # And what had expired, when it was swept behind the checkpoint.
+    assert 1 <= store.recovery["records"] <= 1 + len(golden.expired)
     golden.check(store)
     store.close()
     _, segments = read_store(golden.folder)
