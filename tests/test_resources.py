@@ -176,19 +176,28 @@ def test_no_more_memory_with_a_log(script, path):
         store._verify()
 
 
+DESCRIPTORS = """
+        import os, resource
+
+        def use_up_descriptors():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+            files = []
+            try:
+                while True:
+                    files.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                return files
+"""
+
+
 def test_no_more_descriptors(script, path):
     script.run(
-        """
+        DESCRIPTORS
+        + """
         import errno, os, resource, sys, pykv
         with pykv.open(sys.argv[1] + ".other") as store:
             store["k"] = "v"
-        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-        files = []
-        try:
-            while True:
-                files.append(os.open("/dev/null", os.O_RDONLY))
-        except OSError:
-            pass
+        files = use_up_descriptors()
         for room in range(12):
             for name in (sys.argv[1], sys.argv[1] + ".other"):
                 try:
@@ -209,7 +218,8 @@ def test_no_more_descriptors(script, path):
 def test_no_descriptors_for_work_on_files(script, path):
     """Who has no descriptor left is told so, and not that a file is damaged; and nothing is left half made."""
     script.run(
-        """
+        DESCRIPTORS
+        + """
         import errno, io, os, resource, sys, pykv
         path = sys.argv[1]
         with pykv.open(path) as store:
@@ -218,7 +228,6 @@ def test_no_descriptors_for_work_on_files(script, path):
             store["last"] = "v"
             store.backup(path + ".backup")
             pykv.dump(store, path + ".dump")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 
         def checked():
             assert pykv.check(path).ok
@@ -238,12 +247,7 @@ def test_no_descriptors_for_work_on_files(script, path):
             with pykv.open(path) as store:
                 assert pykv.dump(store, new) == 5001
 
-        files = []
-        try:
-            while True:
-                files.append(os.open("/dev/null", os.O_RDONLY))
-        except OSError:
-            pass
+        files = use_up_descriptors()
         made, refused = set(), 0
         for room in range(16):
             for call in (checked, repaired, backed_up, loaded, dumped, lambda new: pykv.restore(path + ".backup", new)):
@@ -280,10 +284,10 @@ def test_no_descriptors_for_work_on_files(script, path):
 def test_no_descriptor_for_the_next_segment(script, path):
     """Refused is what the log has no file for, and nothing else; with a descriptor again the store goes on."""
     script.run(
-        """
+        DESCRIPTORS
+        + """
         import errno, os, resource, sys, threading, pykv
         store = pykv.open(sys.argv[1])
-        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
         model, refused, lock = {}, [], threading.Lock()
 
         def write(thread):
@@ -305,12 +309,7 @@ def test_no_descriptor_for_the_next_segment(script, path):
             store._verify()
             assert dict(store.items()) == model
 
-        files = []
-        try:
-            while True:
-                files.append(os.open("/dev/null", os.O_RDONLY))
-        except OSError:
-            pass
+        files = use_up_descriptors()
         run()
         assert refused and model and not store.stats()["failed"]
         for error in refused:
