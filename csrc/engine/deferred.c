@@ -146,9 +146,10 @@ void kv_deferred_note_write(kv_db *db, uint64_t hash) {
 static bool settle_shard(kv_store *store, uint64_t hash, uint64_t *last, kv_undo **dead) {
     kv_shard *shard = kv_table_lock(&store->table, hash);
     *last = kv_shard_range_last(shard);
+    uint64_t visible = kv_store_visible(store); /* before pruning: what is committed meanwhile is for the next time */
     if (shard->undo != NULL)
         *dead = kv_change_prune_for_good(store, shard, *dead);
-    bool more = shard->undo != NULL && shard->last_lsn > kv_store_visible(store);
+    bool more = shard->undo != NULL && shard->last_lsn > visible;
     kv_shard_unlock(shard);
     return more;
 }

@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 #include "model.h"
@@ -328,6 +329,43 @@ static void test_settle(void) {
     end();
 }
 
+typedef struct commits {
+    kv_ticket ticket;
+    _Atomic unsigned asked, done;
+} commits;
+
+enum { COMMITS = 1000 };
+
+static void commit_each(worker *me) {
+    commits *c = me->shared;
+    kv_error err;
+    for (unsigned i = 1; i <= COMMITS; i++) {
+        while (atomic_load(&c->asked) < i)
+            sched_yield();
+        CHECK_OK(kv_ticket_wait(w->db, &c->ticket, &err), &err);
+        atomic_store(&c->done, i);
+    }
+}
+
+/* What is committed between two looks of kv_settle is not forgotten. */
+static void test_settle_while_it_is_committed(void) {
+    begin(KV_SYNC_NEVER);
+    commits c = {0};
+    crew crew = {0};
+    crew_add(&crew, commit_each, &c);
+    for (unsigned i = 1; i <= COMMITS; i++) {
+        put(late, "a", "1");
+        kv_pending_ticket(late, &c.ticket);
+        atomic_store(&c.asked, i);
+        while (atomic_load(&c.done) < i)
+            kv_settle(late);
+        kv_settle(late);
+        CHECK_EQ(undo_records(), 0);
+    }
+    crew_join(&crew);
+    end();
+}
+
 /* ---- Conditions -------------------------------------------------------------------------------------- */
 
 static void test_conditions(void) {
@@ -575,6 +613,6 @@ static void test_conditions_in_threads(void) {
 
 CHECK_MAIN(TEST(test_write_returns_before_it_is_durable), TEST(test_each_way_to_write), TEST(test_reads_note_what_they_see),
            TEST(test_a_read_of_an_earlier_group), TEST(test_interval_and_memory), TEST(test_no_space_undoes), TEST(test_undone_before_the_ticket_is_taken),
-           TEST(test_failed_sync), TEST(test_close_flushes), TEST(test_settle),
+           TEST(test_failed_sync), TEST(test_close_flushes), TEST(test_settle), TEST(test_settle_while_it_is_committed),
            TEST(test_conditions), TEST(test_conditions_and_expiry), TEST(test_scan), TEST(test_reopen), TEST(test_reopen_fails), TEST(test_loops),
            TEST(test_conditions_in_threads))
