@@ -75,10 +75,18 @@ kv_status kv_dir_open(kv_dir *dir, const kv_os *os, const char *path, bool creat
     return KV_OK;
 }
 
+/* Out of the structure first: behind the close its number may be another file's, which a child that is forked in that
+ * moment would close (registry.c). */
+static int take_fd(int *fd) {
+    int taken = *fd;
+    *fd = -1;
+    return taken;
+}
+
 void kv_dir_close(kv_dir *dir) {
-    if (dir->fd >= 0)
-        dir->os->close(dir->os->ctx, dir->fd);
-    dir->fd = -1;
+    int fd = take_fd(&dir->fd);
+    if (fd >= 0)
+        dir->os->close(dir->os->ctx, fd);
 }
 
 kv_status kv_dir_list(const kv_dir *dir, kv_name_visitor visit, void *arg, kv_error *err) {
@@ -138,9 +146,9 @@ kv_status kv_file_open(kv_file *file, const kv_dir *dir, const char *name, kv_op
 
 void kv_file_close(kv_file *file) {
     /* A failure tells nothing: what matters has been synced, and the descriptor is gone. */
-    if (file->fd >= 0)
-        file->os->close(file->os->ctx, file->fd);
-    file->fd = -1;
+    int fd = take_fd(&file->fd);
+    if (fd >= 0)
+        file->os->close(file->os->ctx, fd);
 }
 
 kv_status kv_file_size(const kv_file *file, uint64_t *size_bytes, kv_error *err) {

@@ -2,6 +2,7 @@
 #include "check.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -1044,6 +1045,42 @@ static void test_fork_while_another_thread_closes(void) {
     CHECK(found > 0);
 }
 
+static pid_t opener;
+static unsigned closes; /* by it */
+
+/* Before the thread that closes a descriptor goes on, its number is another file's, and somebody forks. */
+static int close_and_fork(void *ctx, int fd) {
+    int wait_status, result = kv_os_posix.close(ctx, fd);
+    if (getpid() != opener)
+        return result;
+    CHECK_EQ(dup2(STDOUT_FILENO, fd), fd);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(fcntl(fd, F_GETFD) < 0);
+    CHECK_EQ(waitpid(pid, &wait_status, 0), pid);
+    CHECK(WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0);
+    close(fd);
+    closes++;
+    return result;
+}
+
+static void test_child_closes_no_descriptor_of_others(void) {
+    scratch dir = scratch_make();
+    kv_options options = kv_options_default();
+    kv_os os = kv_os_posix;
+    kv_error err;
+    kv_db *db;
+    options.os = &os;
+    CHECK_OK(kv_open(scratch_path(&dir, "db"), &options, &db, &err), &err);
+    CHECK_OK(kv_put(db, A, A, 0, &err), &err);
+    fflush(stdout);
+    opener = getpid();
+    os.close = close_and_fork;
+    kv_destroy(db);
+    CHECK(closes >= 3); /* the segment, LOCK, the directory */
+    scratch_remove(&dir);
+}
+
 /* ---- Random ------------------------------------------------------------------------------------------------------- */
 
 static kv_status random_step(pair *p, check_random *random, kv_bytes key, kv_bytes value) {
@@ -1140,4 +1177,5 @@ CHECK_MAIN(TEST(test_put_get_delete), TEST(test_empty_key_and_value), TEST(test_
            TEST(test_foreign_directory), TEST(test_nowait), TEST(test_what_is_durable_when),
            TEST(test_stats), TEST(test_interval_syncs_by_itself), TEST(test_idle_store_is_marked),
            TEST(test_fork), TEST(test_fork_while_another_thread_closes),
+           TEST(test_child_closes_no_descriptor_of_others),
            TEST(test_random_operations), TEST(test_real_files))
