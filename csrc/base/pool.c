@@ -76,7 +76,7 @@ typedef struct area {
 
 struct kv_pool {
     _Atomic uint64_t references;
-    _Atomic bool abandoned;
+    uint32_t fork; /* the value of `forks` when it was made */
     _Atomic uint64_t bytes;
     bool exclusive; /* these three change only while one thread has the pool */
     void (*hungry)(void *arg);
@@ -93,6 +93,14 @@ struct kv_pool {
     size_class classes[CLASS_COUNT];
     stock stocks[KV_THREAD_INDEXES];
 };
+
+/* On the way to this process.  Changed while it has one thread. */
+static _Atomic uint32_t forks;
+
+/* It is a parent's. */
+static bool is_abandoned(const kv_pool *pool) {
+    return pool->fork != atomic_load_explicit(&forks, memory_order_relaxed);
+}
 
 /* The calling thread's. */
 static stock *stock_lock(kv_pool *pool) {
@@ -135,6 +143,7 @@ kv_pool *kv_pool_create(void) {
     if (pool == NULL)
         return NULL;
     pool->references = 1;
+    pool->fork = atomic_load_explicit(&forks, memory_order_relaxed);
     pool->next_area_size = AREA_SIZE_FIRST;
     return pool;
 }
@@ -147,7 +156,7 @@ void kv_pool_release(kv_pool *pool) {
     /* Release: our use of the memory is over.  Acquire: so is everybody's. */
     if (atomic_fetch_sub_explicit(&pool->references, 1, memory_order_acq_rel) != 1)
         return;
-    if (atomic_load(&pool->abandoned))
+    if (is_abandoned(pool))
         return; /* shared with the parent's threads at the fork: the child leaves it be */
     for (large *block = pool->large_blocks, *next; block != NULL; block = next) {
         next = block->next;
@@ -163,8 +172,8 @@ void kv_pool_release(kv_pool *pool) {
     kv_mem_unmap(pool, sizeof *pool);
 }
 
-void kv_pool_abandon(kv_pool *pool) {
-    atomic_store(&pool->abandoned, true);
+void kv_pool_abandon_all(void) {
+    atomic_fetch_add_explicit(&forks, 1, memory_order_relaxed);
 }
 
 uint64_t kv_pool_bytes(kv_pool *pool) {
@@ -482,7 +491,7 @@ bool kv_pool_alloc_many(kv_pool *pool, const size_t *sizes, void **blocks, size_
 }
 
 void kv_pool_free_many(kv_pool *pool, void *const *blocks, const size_t *sizes, size_t count) {
-    if (count == 0 || atomic_load_explicit(&pool->abandoned, memory_order_relaxed))
+    if (count == 0 || is_abandoned(pool))
         return;
     stock *st = stock_lock(pool);
     for (size_t i = 0; i < count; i++) {
@@ -495,7 +504,7 @@ void kv_pool_free_many(kv_pool *pool, void *const *blocks, const size_t *sizes, 
 }
 
 void kv_pool_free(kv_pool *pool, void *block, size_t size) {
-    if (block == NULL || atomic_load_explicit(&pool->abandoned, memory_order_relaxed))
+    if (block == NULL || is_abandoned(pool))
         return;
     if (size > KV_POOL_SLAB_MAX) {
         large_free(pool, block);

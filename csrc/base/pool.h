@@ -60,7 +60,8 @@ kv_pool *kv_pool_of(const void *block, size_t size);
 /* Bytes taken from the system. */
 uint64_t kv_pool_bytes(kv_pool *pool);
 
-/* After fork, in the child: another thread may have held a lock; from now on freeing does nothing. */
-void kv_pool_abandon(kv_pool *pool);
+/* After fork, in the child: another thread may have held a lock of any pool, also of one that only pinned values keep.
+ * So freeing does nothing from now on, but for pools that the child makes. */
+void kv_pool_abandon_all(void);
 
 #endif

@@ -59,9 +59,8 @@ static void after_fork_child(void) {
             kv_log_abandon(s->log);
         if (s->checkpoint != NULL)
             kv_file_close(&s->checkpoint->file);
-        if (s->table.entries != NULL)
-            kv_pool_abandon(s->table.entries);
     }
+    kv_pool_abandon_all();
     stores = NULL; /* the child may open the path anew, when the parent lets go of it */
     UNLOCK();
 }

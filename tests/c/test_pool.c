@@ -236,7 +236,7 @@ static void test_it_lives_until_the_last_reference(void) {
 static void abandon(void) {
     kv_pool *pool = kv_pool_create();
     block small = block_make(pool, 100, 1);
-    kv_pool_abandon(pool);
+    kv_pool_abandon_all();
     kv_pool_free(pool, small.bytes, small.size);
     size_t size = small.size;
     void *bytes = small.bytes;

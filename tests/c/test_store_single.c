@@ -1045,6 +1045,34 @@ static void test_fork_while_another_thread_closes(void) {
     CHECK(found > 0);
 }
 
+/* Its store is on no list any more, but another thread may be letting go of another such value. */
+static void test_fork_with_a_value_of_a_closed_store(void) {
+    kv_error err;
+    kv_db *db;
+    kv_value pinned;
+    CHECK_OK(kv_open(NULL, NULL, &db, &err), &err);
+    CHECK_OK(kv_put(db, A, A, 0, &err), &err);
+    CHECK_OK(kv_get(db, A, KV_PIN, &pinned, &err), &err);
+    kv_destroy(db);
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        const uint8_t *data = pinned.data;
+        kv_value_release(&pinned);
+        CHECK_MEM(data, "a", 1); /* nothing was freed, so nothing was locked */
+        CHECK_OK(kv_open(NULL, NULL, &db, &err), &err); /* the child's own are as ever */
+        CHECK_OK(kv_put(db, A, A, 0, &err), &err);
+        CHECK_OK(kv_get(db, A, KV_PIN, &pinned, &err), &err);
+        kv_destroy(db);
+        kv_value_release(&pinned);
+        _exit(0);
+    }
+    int wait_status;
+    CHECK_EQ(waitpid(pid, &wait_status, 0), pid);
+    CHECK_EQ(wait_status, 0);
+    kv_value_release(&pinned);
+}
+
 static pid_t opener;
 static unsigned closes; /* by it */
 
@@ -1177,5 +1205,6 @@ CHECK_MAIN(TEST(test_put_get_delete), TEST(test_empty_key_and_value), TEST(test_
            TEST(test_foreign_directory), TEST(test_nowait), TEST(test_what_is_durable_when),
            TEST(test_stats), TEST(test_interval_syncs_by_itself), TEST(test_idle_store_is_marked),
            TEST(test_fork), TEST(test_fork_while_another_thread_closes),
+           TEST(test_fork_with_a_value_of_a_closed_store),
            TEST(test_child_closes_no_descriptor_of_others),
            TEST(test_random_operations), TEST(test_real_files))
