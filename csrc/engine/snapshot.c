@@ -73,13 +73,19 @@ void kv_snapshot_unregister(kv_store *store, kv_snapshot *snapshot) {
 
 void kv_db_drop_snapshots(kv_db *db) {
     kv_store *store = db->store;
+    bool some = false;
     kv_mutex_lock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
     for (kv_snapshot *s = store->snapshots, *next; s != NULL; s = next) {
         next = s->next;
-        if (s->db == db)
+        if (s->db == db) {
             unregister_locked(store, s);
+            some = true;
+        }
     }
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    /* The store may go on with other handles, and never have a snapshot again. */
+    if (some && atomic_exchange(&store->snapshots_hold, false))
+        kv_store_prune_all(store);
 }
 
 kv_status kv_snapshot_create(kv_db *db, kv_snapshot **out, kv_error *err) {
