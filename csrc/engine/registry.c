@@ -51,6 +51,7 @@ static void after_fork_child(void) {
     for (kv_store *s = stores; s != NULL; s = s->next) {
         for (kv_db *db = s->handles; db != NULL; db = db->next)
             refuse_calls(db, KV_CALLS_FORKED);
+        atomic_store(&s->forked, true);
         kv_file_close(&s->lock_file);
         kv_dir_close(&s->dir);
         if (s->ending)
@@ -71,12 +72,15 @@ static void register_fork(void) {
 
 /* ---- Handles --------------------------------------------------------------------------------------- */
 
+kv_status kv_fail_forked(kv_error *err) {
+    return kv_fail(err, KV_ERR_FORKED, "the store was opened before this process was forked; open it anew");
+}
+
 kv_status kv_db_refuse(kv_db *db, kv_error *err) {
     uint64_t calls = atomic_load(&kv_db_calls(db)->count);
     kv_db_leave(db);
     if (calls & KV_CALLS_FORKED)
-        return kv_fail(err, KV_ERR_FORKED,
-                       "the store was opened before this process was forked; open it anew");
+        return kv_fail_forked(err);
     return kv_fail(err, KV_ERR_CLOSED, "the store is closed");
 }
 

@@ -62,6 +62,16 @@ static kv_status fail_cancelled(kv_error *err) {
     return kv_fail(err, KV_ERR_CANCELLED, "the caller gave up");
 }
 
+/* Calls the caller's function.  It may fork: the call then ends in the child at once, with all left as it is, since the files
+ * are the parent's, and threads that are not there may hold the locks. */
+static kv_status report(kv_store *store, kv_progress progress, void *arg, uint64_t done, uint64_t total,
+                        kv_error *err) {
+    bool goes_on = progress(arg, done, total);
+    if (atomic_load(&store->forked))
+        return kv_fail_forked(err);
+    return goes_on ? KV_OK : fail_cancelled(err);
+}
+
 static void walk_begin(walk *w) {
     kv_store *store = w->store;
     kv_totals totals = kv_store_sum(store);
@@ -174,8 +184,9 @@ static kv_status walk_all(walk *w, const _Atomic bool *stop, kv_error *err) {
         uint64_t size = kv_checkpoint_size(w->writer);
         if (w->progress != NULL && size - w->reported >= PROGRESS_EVERY) {
             w->reported = size;
-            if (!w->progress(w->arg, size < w->total ? size : w->total, w->total))
-                return fail_cancelled(err);
+            status = report(w->store, w->progress, w->arg, size < w->total ? size : w->total, w->total, err);
+            if (status < 0)
+                return status;
         }
         if (next == 0)
             return KV_OK;
@@ -281,6 +292,11 @@ kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, 
     bool needed = store->checkpoint_bytes == 0 || store->checkpoint_lsn != w.lsn;
     if (needed)
         status = make_checkpoint(&w, &sequence, &local);
+    if (status == KV_ERR_FORKED) {
+        if (err != NULL)
+            *err = local;
+        return status;
+    }
     walk_end(&w);
     uint64_t size = w.writer != NULL ? kv_checkpoint_size(w.writer) : 0;
     if (w.writer != NULL)
@@ -377,8 +393,9 @@ static kv_status load_shards(kv_store *store, bool all, const _Atomic bool *stop
             uint64_t left = atomic_load_explicit(&table->unloaded, memory_order_relaxed);
             uint64_t bytes = store->checkpoint_bytes;
             double part = total > left ? (double)(total - left) / (double)total : 0;
-            if (!progress(arg, (uint64_t)((double)bytes * part), bytes))
-                return fail_cancelled(err);
+            status = report(store, progress, arg, (uint64_t)((double)bytes * part), bytes, err);
+            if (status < 0)
+                return status;
         }
         if (last == UINT64_MAX)
             break;
@@ -586,6 +603,8 @@ static kv_status make_backup(kv_store *store, const char *dest, kv_progress prog
     status = draw_identity(&b, err);
     if (status == KV_OK)
         status = save_state(&b, err);
+    if (status == KV_ERR_FORKED)
+        return status;
     walk_end(&b.walk);
     kv_checkpoint_writer_destroy(b.walk.writer);
     if (status == KV_OK)

@@ -99,6 +99,7 @@ typedef struct kv_store {
     _Alignas(64) kv_worker worker;
     _Atomic bool tail_waits; /* some shards' counts are still those of the checkpoint.  Release by who has loaded them,
                                 acquire by who counts */
+    _Atomic bool forked;     /* this process is a child of the one that has it open */
     _Atomic uint32_t saving; /* 1: somebody makes a checkpoint or a backup; a futex */
 
     kv_mutex snapshots_mutex;
@@ -153,6 +154,7 @@ static inline void kv_db_leave(kv_db *db) {
 }
 
 /* registry.c */
+kv_status kv_fail_forked(kv_error *err);
 uint64_t kv_store_handles(kv_store *store);
 void kv_store_end(kv_store *store);  /* from here on a forked child leaves alone what `ending` names */
 void kv_store_warn(kv_store *store); /* every handle is to tell of the checkpoint's error */

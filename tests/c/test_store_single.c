@@ -1073,6 +1073,70 @@ static void test_fork_with_a_value_of_a_closed_store(void) {
     kv_value_release(&pinned);
 }
 
+typedef struct forking {
+    pid_t child; /* 0: in the child; -1: not yet */
+    bool goes_on;
+} forking;
+
+/* Once; the parent goes on when the child is done. */
+static bool fork_on_the_way(void *arg, uint64_t done, uint64_t total) {
+    forking *f = arg;
+    int wait_status;
+    if (f->child != -1 || done >= total)
+        return true;
+    f->child = fork();
+    if (f->child == 0) {
+        alarm(20);
+        return f->goes_on;
+    }
+    CHECK_EQ(waitpid(f->child, &wait_status, 0), f->child);
+    CHECK(WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0);
+    return true;
+}
+
+/* The child leaves alone what the parent is writing. */
+static void test_fork_in_a_progress_function(void) {
+    static uint8_t value[8000];
+    scratch dir = scratch_make();
+    kv_options options = kv_options_default();
+    kv_error err;
+    kv_db *db;
+    uint64_t count;
+    options.sync = KV_SYNC_NEVER;
+    CHECK_OK(kv_open(scratch_path(&dir, "db"), &options, &db, &err), &err);
+    for (unsigned i = 0; i < 2000; i++)
+        CHECK_OK(kv_put(db, bytes_of(&i, sizeof i), bytes_of(value, sizeof value), 0, &err), &err);
+    fflush(stdout);
+    for (unsigned i = 0; i < 4; i++) {
+        forking f = {.child = -1, .goes_on = i % 2};
+        char name[16];
+        snprintf(name, sizeof name, "backup-%u", i);
+        CHECK_OK(kv_put(db, A, bytes_of(&i, sizeof i), 0, &err), &err); /* else it needs no checkpoint */
+        kv_status status = i < 2 ? kv_backup(db, scratch_path(&dir, name), fork_on_the_way, &f, &err)
+                                 : kv_checkpoint(db, fork_on_the_way, &f, &err);
+        if (f.child == 0) {
+            CHECK_STATUS(status, KV_ERR_FORKED, &err);
+            kv_destroy(db);
+            _exit(0);
+        }
+        CHECK_OK(status, &err);
+        CHECK(f.child > 0);
+        kv_db *copy;
+        if (i >= 2)
+            continue;
+        CHECK_OK(kv_open(scratch_path(&dir, name), &options, &copy, &err), &err);
+        CHECK_OK(kv_count(copy, 0, &count, &err), &err);
+        CHECK_EQ(count, 2001);
+        kv_destroy(copy);
+    }
+    kv_destroy(db);
+    CHECK_OK(kv_open(scratch_path(&dir, "db"), &options, &db, &err), &err);
+    CHECK_OK(kv_count(db, 0, &count, &err), &err);
+    CHECK_EQ(count, 2001);
+    kv_destroy(db);
+    scratch_remove(&dir);
+}
+
 static pid_t opener;
 static unsigned closes; /* by it */
 
@@ -1205,6 +1269,6 @@ CHECK_MAIN(TEST(test_put_get_delete), TEST(test_empty_key_and_value), TEST(test_
            TEST(test_foreign_directory), TEST(test_nowait), TEST(test_what_is_durable_when),
            TEST(test_stats), TEST(test_interval_syncs_by_itself), TEST(test_idle_store_is_marked),
            TEST(test_fork), TEST(test_fork_while_another_thread_closes),
-           TEST(test_fork_with_a_value_of_a_closed_store),
+           TEST(test_fork_with_a_value_of_a_closed_store), TEST(test_fork_in_a_progress_function),
            TEST(test_child_closes_no_descriptor_of_others),
            TEST(test_random_operations), TEST(test_real_files))
