@@ -313,7 +313,8 @@ kv_status kv_dup(kv_db *db, bool deferred, kv_db **out, kv_error *err) KV_MUST_C
  * before a call says whether that call added something to wait for. */
 const kv_group *kv_pending(const kv_db *db);
 /* Has a call since this was last asked made or seen something that was not committed?  So a program with many clients on one handle
- * knows whose answer has to wait: others' are not concerned. */
+ * knows whose answer has to wait: others' are not concerned.  Asked behind each command, it ends it: until then a commit that
+ * was undone is not forgotten for a later one. */
 bool kv_take_noted(kv_db *db);
 /* A ticket for it (a reference of its own: ends with one of the next two); group NULL when there is nothing to wait for.  When it was
  * undone in the meantime, this is told once, by the ticket, and the handle waits for nothing any more. */

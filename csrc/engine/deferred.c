@@ -19,10 +19,14 @@ static kv_status outcome(const kv_ticket *ticket) {
 
 void kv_deferred_note(kv_db *db, kv_ticket *ticket) {
     kv_ticket *pending = &db->deferred->pending;
+    bool of_this_command = db->deferred->noted;
     db->deferred->noted = true;
     if (pending->group == ticket->group) {
         if (ticket->lsn > pending->lsn)
             pending->lsn = ticket->lsn;
+        kv_log_forget(ticket);
+    } else if (of_this_command && outcome(pending) < 0) {
+        /* What the command told before was undone: a later commit that succeeds does not make it true. */
         kv_log_forget(ticket);
     } else if (pending->group == NULL || ticket->lsn > pending->lsn || outcome(pending) != KV_BUSY) {
         /* (After a rollback positions are used again, so that a later one may be lower; what was undone is done.) */

@@ -21,7 +21,7 @@ typedef struct kv_deferred {
     bool unsettled_all;  /* some are not in the list: every shard is to be pruned */
 } kv_deferred;
 
-/* Takes the ticket: the handle waits for it, if for nothing newer. */
+/* Takes the ticket: the handle waits for it, if for nothing newer and for nothing of this command that was undone. */
 void kv_deferred_note(kv_db *db, kv_ticket *ticket);
 /* A write was linked in the shard of that hash; in any shard. */
 void kv_deferred_note_write(kv_db *db, uint64_t hash);

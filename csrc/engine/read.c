@@ -398,8 +398,7 @@ static kv_status many_consistent(many *m, kv_db *db, const kv_bytes *keys, size_
         many_reset(m);
     }
     if (newest) { /* a snapshot shows what is committed: the handle's own writes must be */
-        kv_ticket own;
-        kv_pending_ticket(db, &own);
+        kv_ticket own = kv_log_copy(&db->deferred->pending);
         (void)!kv_log_wait(store->log, &own, NULL); /* a failure: they were undone, and it is told with their replies */
     }
     kv_snapshot snapshot;

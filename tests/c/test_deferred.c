@@ -44,8 +44,10 @@ static const char *get(kv_db *db, const char *key) {
     return text;
 }
 
+/* Ends a command, as one that answers. */
 static kv_status wait_pending(void) {
     kv_ticket ticket;
+    (void)kv_take_noted(late);
     kv_pending_ticket(late, &ticket);
     return kv_ticket_wait(w->db, &ticket, &w->err);
 }
@@ -241,6 +243,7 @@ static void test_no_space_undoes(void) {
     CHECK_STR(get(late, "a"), "old");
     CHECK_STR(get(late, "b"), "-");
     CHECK_EQ(count(late), 1);
+    CHECK(kv_take_noted(late));
     fault_os_heal(w->faults);
     put(late, "b", "2"); /* and life goes on, at positions that were used before */
     CHECK_OK(wait_pending(), &w->err);
@@ -263,6 +266,29 @@ static void test_undone_before_the_ticket_is_taken(void) {
     fault_os_heal(w->faults);
     put(late, "a", "2");
     CHECK_OK(wait_pending(), &w->err);
+    end();
+}
+
+/* A command that commits twice, and only the first commit is undone. */
+static void test_undone_before_the_next_write(void) {
+    begin(KV_SYNC_ALWAYS);
+    for (unsigned commands = 1; commands <= 2; commands++) {
+        fault_os_fail(w->faults, FAULT_WRITE, 1, ENOSPC, FAULT_FOREVER);
+        put(late, "a", "1");
+        CHECK_STATUS(kv_make_durable(w->db, &w->err), KV_ERR_NOSPACE, &w->err);
+        fault_os_heal(w->faults);
+        if (commands == 2) /* the other write is another command's */
+            CHECK(kv_take_noted(late));
+        put(late, "b", "2");
+        kv_status status = wait_pending();
+        if (commands == 1)
+            CHECK_STATUS(status, KV_ERR_NOSPACE, &w->err);
+        else
+            CHECK_OK(status, &w->err);
+        CHECK_STR(get(late, "a"), "-");
+        CHECK_STR(get(late, "b"), "2");
+        CHECK_OK(wait_pending(), &w->err);
+    }
     end();
 }
 
@@ -613,6 +639,6 @@ static void test_conditions_in_threads(void) {
 
 CHECK_MAIN(TEST(test_write_returns_before_it_is_durable), TEST(test_each_way_to_write), TEST(test_reads_note_what_they_see),
            TEST(test_a_read_of_an_earlier_group), TEST(test_interval_and_memory), TEST(test_no_space_undoes), TEST(test_undone_before_the_ticket_is_taken),
-           TEST(test_failed_sync), TEST(test_close_flushes), TEST(test_settle), TEST(test_settle_while_it_is_committed),
+           TEST(test_undone_before_the_next_write), TEST(test_failed_sync), TEST(test_close_flushes), TEST(test_settle), TEST(test_settle_while_it_is_committed),
            TEST(test_conditions), TEST(test_conditions_and_expiry), TEST(test_scan), TEST(test_reopen), TEST(test_reopen_fails), TEST(test_loops),
            TEST(test_conditions_in_threads))
