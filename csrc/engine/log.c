@@ -522,17 +522,21 @@ static bool header_is_absent(const kv_log *log, const uint8_t *frame, uint64_t o
  *
  * Through the page cache, and the rest of the segment with it: so the head of the block, which belongs to
  * others, is not touched.  A direct write that failed may have written more than it says: only if the header has not
- * come through is the rest, whatever there is of it, no frame. */
+ * come through is the rest, whatever there is of it, no frame.  Else the frame may be whole, and the zeros are synced
+ * before anybody is told: a power cut would bring it back, maybe behind the start of the next segment. */
 static bool take_back(kv_log *log, const kv_group *g, size_t done) {
     kv_file *file = &log->segment.file;
     uint64_t offset = kv_segment_offset(&log->segment, log->write_lsn);
-    if (file->direct != 0) {
+    bool direct = file->direct != 0;
+    if (direct) {
         if (kv_file_clear_direct(file, NULL) < 0)
             return false;
         if (done > 0 || !header_is_absent(log, g->buffer, offset))
             done = kv_frame_size(g->size - KV_FRAME_HEADER_SIZE);
     }
-    return done == 0 || kv_file_write_zeros(file, done, offset, NULL) == KV_OK;
+    if (done == 0)
+        return true;
+    return kv_file_write_zeros(file, done, offset, NULL) == KV_OK && (!direct || kv_file_sync(file, NULL) == KV_OK);
 }
 
 /* Writes the group's frame at write_lsn.  A failure leaves nothing of it behind, or is `*for_good`. */

@@ -285,6 +285,54 @@ static void test_written_and_refused(void) {
         }
 }
 
+/* Whatever a power cut leaves of the file system's changes so far, in their order: a store with what the model has. */
+static void check_power_cuts(const world *w, const model *m) {
+    for (size_t kept = 0; kept <= memory_os_change_count(w->memory); kept++) {
+        world *image = world_create_on(memory_os_cut_after(w->memory, kept));
+        image->options = w->options;
+        image->options.os = &image->os;
+        world_open(image);
+        model_check(m, image->db);
+        world_destroy(image);
+    }
+}
+
+typedef struct watched {
+    const world *w;
+    const model *m;
+    _Atomic unsigned moments;
+} watched;
+
+static void watch_names(void *arg, fault_call call, bool after) {
+    watched *x = arg;
+    if (call == FAULT_DIR_SYNC && after) {
+        check_power_cuts(x->w, x->m);
+        atomic_fetch_add(&x->moments, 1);
+    }
+}
+
+/* The same and the power goes, at once, or while the next write begins a segment at the refused one's place. */
+static void test_power_cut_after_a_refusal(void) {
+    world *w = world_of(512);
+    model *m = model_create();
+    watched x = {w, m, 0};
+    world_open(w);
+    put(w, m, 1, 5000);
+    put(w, m, 2, 20000);
+    fault_os_fail(w->faults, FAULT_WRITE, 1, ENOSPC, FAULT_DONE);
+    CHECK_STATUS(kv_put(w->db, B, B, 0, &w->err), KV_ERR_NOSPACE, &w->err);
+    check_power_cuts(w, m);
+    fault_os_watch(w->faults, watch_names, &x);
+    static uint8_t value[60000];
+    CHECK_OK(kv_put(w->db, A, bytes_of(value, sizeof value), 0, &w->err), &w->err);
+    fault_os_watch(w->faults, NULL, NULL);
+    CHECK_EQ(x.moments, 1);
+    model_put(m, A, bytes_of(value, sizeof value));
+    check_power_cuts(w, m);
+    model_destroy(m);
+    world_destroy(w);
+}
+
 /* ---- Segments are used again ---------------------------------------------------------------------------------- */
 
 static struct {
@@ -340,4 +388,5 @@ static void test_every_segment_is_recycled(void) {
 CHECK_MAIN(TEST(test_every_tail), TEST(test_the_head_of_a_block_is_safe), TEST(test_rotations),
            TEST(test_sizes_that_are_no_blocks), TEST(test_only_where_every_frame_is_synced),
            TEST(test_fallback), TEST(test_short_writes), TEST(test_taken_back),
-           TEST(test_written_and_refused), TEST(test_every_segment_is_recycled))
+           TEST(test_written_and_refused), TEST(test_power_cut_after_a_refusal),
+           TEST(test_every_segment_is_recycled))
