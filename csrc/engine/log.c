@@ -115,6 +115,7 @@ struct kv_log {
     _Atomic uint64_t frames, syncs, segments, log_bytes; /* statistics: relaxed */
     _Atomic uint64_t sync_turns; /* see kv_log_sync_turns; relaxed: a hint */
     _Atomic uint32_t spare_word; /* a spare_state.  Written under the mutex; a futex */
+    _Atomic uint32_t naming;     /* 1: see kv_log_begin_naming; a futex */
 
     pthread_t keeper;
     bool keeper_runs;
@@ -421,6 +422,16 @@ static bool list_make_room(kv_log *log) {
     return fits;
 }
 
+void kv_log_begin_naming(kv_log *log) {
+    while (atomic_exchange(&log->naming, 1) != 0)
+        kv_futex_wait(&log->naming, 1, KV_FUTEX_FOREVER);
+}
+
+void kv_log_end_naming(kv_log *log) {
+    atomic_store(&log->naming, 0);
+    kv_futex_wake(&log->naming, 1);
+}
+
 /* A spare with the header of the segment that begins at write_lsn.  Whatever fails in here, the log is as it was. */
 static kv_status begin_next(kv_log *log, uint64_t frame_size, kv_segment *next, kv_error *err) {
     kv_file spare = KV_FILE_CLOSED;
@@ -470,7 +481,9 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, bool *for_good, kv_err
         *for_good = false;
         return status;
     }
+    kv_log_begin_naming(log);
     status = kv_segment_publish(&next, err);
+    kv_log_end_naming(log);
     if (status < 0)
         return status;
     /* Behind the copy of its block's head, where a direct write needs it. */

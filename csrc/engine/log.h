@@ -114,6 +114,11 @@ uint64_t kv_log_full_bytes(kv_log *log);
 typedef kv_status (*kv_log_remove)(void *arg, const char *name);
 void kv_log_drop_before(kv_log *log, uint64_t sequence, kv_log_remove remove, void *arg);
 
+/* Around a rename to a name that counts and the sync of the directory after it, which belong together: of a sync that
+ * fails, the system tells one of those who sync at that moment, and may have forgotten the names of all. */
+void kv_log_begin_naming(kv_log *log);
+void kv_log_end_naming(kv_log *log);
+
 kv_status kv_log_make_durable(kv_log *log, kv_error *err) KV_MUST_CHECK;
 /* Up to a committed LSN: it does not fail with later writers who are refused, for lack of room say, but only when the
  * log has failed or that LSN is not durable.  For checkpoints, which make room. */

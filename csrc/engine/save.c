@@ -212,8 +212,11 @@ static kv_status make_checkpoint(walk *w, uint64_t *sequence, kv_error *err) {
      * in recover.c), and so it is. */
     if (status == KV_OK)
         status = kv_log_make_durable_to(store->log, w->lsn, err);
-    if (status == KV_OK)
-        status = kv_checkpoint_publish(w->writer, err);
+    if (status < 0)
+        return status;
+    kv_log_begin_naming(store->log);
+    status = kv_checkpoint_publish(w->writer, err);
+    kv_log_end_naming(store->log);
     return status;
 }
 

@@ -659,7 +659,108 @@ static void test_older_file(void) {
     world_destroy(w);
 }
 
+/* ---- A sync of the directory that fails ------------------------------------------------------------------- */
+
+/* A checkpoint and a segment get their names at the same time, and the system tells of a failed sync, which forgets
+ * both, to one of the two only. */
+static struct {
+    world *w;
+    _Atomic bool checkpoint_named, checkpoint_syncs, segment_named, failed;
+    bool segment_fails;
+} naming;
+static _Thread_local bool makes_checkpoint;
+
+/* Not for ever: it does not come when the other one waits for us. */
+static void await_for_a_while(_Atomic bool *what) {
+    for (unsigned i = 0; i < 100 && !atomic_load(what); i++)
+        usleep(1000);
+}
+
+static int rename_and_note(void *ctx, int dir, const char *from, const char *to) {
+    const kv_os *os = fault_os_table(ctx);
+    int r = os->rename(os->ctx, dir, from, to);
+    if (kv_checkpoint_sequence(to) != 0)
+        atomic_store(&naming.checkpoint_named, true);
+    if (kv_segment_sequence(to) != 0)
+        atomic_store(&naming.segment_named, true);
+    return r;
+}
+
+static int sync_names(void *ctx, int dir) {
+    const kv_os *os = fault_os_table(ctx);
+    bool fails = makes_checkpoint != naming.segment_fails;
+    if (makes_checkpoint)
+        atomic_store(&naming.checkpoint_syncs, true);
+    await_for_a_while(!fails ? &naming.failed : makes_checkpoint ? &naming.segment_named : &naming.checkpoint_named);
+    if (fails)
+        memory_os_fail_sync(naming.w->memory, 1, EIO);
+    int r = os->dir_sync(os->ctx, dir);
+    if (fails)
+        atomic_store(&naming.failed, true);
+    return r;
+}
+
+static void checkpoint_beside(worker *me) {
+    (void)me;
+    kv_error err;
+    makes_checkpoint = true;
+    CHECK_STATUS(kv_checkpoint(naming.w->db, NULL, NULL, &err), naming.segment_fails ? KV_OK : KV_ERR_IO, &err);
+}
+
+/* What had to be written is on disk, but for the names that were forgotten. */
+static memory_os *cut_without_names(memory_os *memory) {
+    size_t count = memory_os_change_count(memory);
+    memory_fate *fates = calloc(count + 1, sizeof *fates);
+    for (size_t i = 0; i < count; i++) {
+        memory_change c = memory_os_change(memory, i);
+        bool counts = kv_checkpoint_sequence(c.to) != 0 || kv_segment_sequence(c.to) != 0;
+        fates[i].kind = c.kind == MEMORY_RENAME && counts ? MEMORY_LOST : MEMORY_KEPT;
+    }
+    memory_os *image = memory_os_cut(memory, fates, count);
+    free(fates);
+    return image;
+}
+
+static void test_names_that_are_forgotten(void) {
+    static uint8_t value[24000];
+    for (int segment_fails = 0; segment_fails < 2; segment_fails++) {
+        world *w = world_create();
+        model *m = model_create();
+        crew crew = {0};
+        w->options.segment_size_min = w->options.segment_size_max = 32768;
+        world_open(w);
+        for (unsigned i = 0; i < 3; i++) { /* the second segment is begun, so that there is one to let go of */
+            kv_bytes key = bytes_of(&i, sizeof i), bytes = bytes_of(value, i < 2 ? 15000 : 1000);
+            CHECK_OK(kv_put(w->db, key, bytes, 0, &w->err), &w->err);
+            model_put(m, key, bytes);
+        }
+        memset(&naming, 0, sizeof naming);
+        naming.w = w;
+        naming.segment_fails = segment_fails;
+        w->os.rename = rename_and_note;
+        w->os.dir_sync = sync_names;
+        crew_add(&crew, checkpoint_beside, NULL);
+        while (!atomic_load(&naming.checkpoint_syncs))
+            usleep(100);
+        kv_status status = kv_put(w->db, LITERAL("k"), bytes_of(value, sizeof value), 0, &w->err);
+        CHECK_STATUS(status, segment_fails ? KV_ERR_FAILED : KV_OK, &w->err);
+        if (status == KV_OK)
+            model_put(m, LITERAL("k"), bytes_of(value, sizeof value));
+        crew_join(&crew);
+        CHECK(atomic_load(&naming.failed));
+        world *image = world_create_on(cut_without_names(w->memory));
+        image->options = w->options;
+        image->options.os = &image->os;
+        world_open(image);
+        model_check(m, image->db);
+        world_destroy(image);
+        CHECK_EQ(world_try_close(w), segment_fails ? KV_ERR_FAILED : KV_OK);
+        model_destroy(m);
+        world_destroy(w);
+    }
+}
+
 CHECK_MAIN(TEST(test_under_load), TEST(test_power_cuts_under_load), TEST(test_backup_under_load),
            TEST(test_loading_under_load), TEST(test_close_during_a_checkpoint),
            TEST(test_due_at_open), TEST(test_recycled_while_another_is_let_go),
-           TEST(test_older_file))
+           TEST(test_older_file), TEST(test_names_that_are_forgotten))
