@@ -1109,9 +1109,11 @@ kv_status kv_log_create(const kv_log_start *start, kv_log **out, kv_error *err) 
 kv_status kv_log_close(kv_log *log, kv_error *err) {
     keeper_stop(log);
     kv_status status = kv_log_make_durable(log, err);
-    if (status == KV_OK)
-        status = flush_special(log, KV_FRAME_CLOSE, err);
-    return status;
+    if (status < 0)
+        return status;
+    /* All is on disk, also when there is no room for that frame, and no next segment for it. */
+    status = flush_special(log, KV_FRAME_CLOSE, err);
+    return status == KV_ERR_FAILED ? status : KV_OK;
 }
 
 void kv_log_destroy(kv_log *log) {

@@ -61,8 +61,8 @@ typedef struct kv_log_stats {
  * idle log as durable.  Owned. */
 kv_status kv_log_create(const kv_log_start *start, kv_log **log, kv_error *err) KV_MUST_CHECK;
 
-/* Makes all durable and ends with a closing frame (unless the log has failed).  No appends may be
- * going on.  The status is that of the last sync. */
+/* Makes all durable and ends with a closing frame, if there is room for one (unless the log has failed).  No appends
+ * may be going on.  The status is that of the last sync. */
 kv_status kv_log_close(kv_log *log, kv_error *err);
 void kv_log_destroy(kv_log *log); /* NULL is allowed */
 

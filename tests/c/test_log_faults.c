@@ -736,6 +736,30 @@ static void test_next_segment_fails(void) {
         }
 }
 
+/* A closing frame that needs the next segment is done without: what was written is on disk. */
+static void test_close_without_a_next_segment(void) {
+    static const int errors[] = {ENOSPC, EMFILE};
+    static uint8_t value[4000];
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
+        for (int sync = KV_SYNC_ALWAYS; sync <= KV_SYNC_NEVER; sync += 2)
+            for (size_t size = sizeof value - 100; size < sizeof value - 16; size += 16) { /* up to the end frame */
+                world *w = world_create();
+                model *m = model_create();
+                w->options.sync = (kv_sync)sync;
+                world_open(w);
+                fault_os_fail(w->faults, FAULT_OPEN, 1, errors[i], FAULT_FOREVER);
+                CHECK_OK(kv_put(w->db, A, bytes_of(value, size), 0, &w->err), &w->err);
+                model_put(m, A, bytes_of(value, size));
+                world_close(w);
+                world_cut_power(w);
+                world_open(w);
+                model_check(m, w->db);
+                CHECK_OK(kv_put(w->db, A, B, 0, &w->err), &w->err);
+                model_destroy(m);
+                world_destroy(w);
+            }
+}
+
 #define FILE_SIZE_MAX (2 * WORLD_SEGMENT_SIZE)
 
 static int64_t limited_write(void *ctx, int file, const void *buffer, size_t size, uint64_t offset) {
@@ -860,4 +884,5 @@ CHECK_MAIN(TEST(test_undisturbed), TEST(test_eio_once), TEST(test_eio_from_then_
            TEST(test_no_space_from_then_on), TEST(test_no_space_in_the_middle),
            TEST(test_rename_fails_but_is_done), TEST(test_direct_io_is_refused), TEST(test_no_memory), TEST(test_interrupted),
            TEST(test_short_transfers), TEST(test_failed_syncs), TEST(test_failed_sync_is_final), TEST(test_whatever_a_sync_answers),
-           TEST(test_next_segment_fails), TEST(test_no_large_files), TEST(test_no_space_rolls_back), TEST(test_short_frame_after_a_long_one))
+           TEST(test_next_segment_fails), TEST(test_close_without_a_next_segment), TEST(test_no_large_files),
+           TEST(test_no_space_rolls_back), TEST(test_short_frame_after_a_long_one))
