@@ -650,6 +650,17 @@ static void give_up(kv_log *log, kv_group *g, bool for_good, kv_error *err) {
     atomic_store(&log->rolling, 1);
     UNLOCK(log);
 
+    /* Who asked for a sync gets one of what had been written before: refused writes, which may follow each other
+     * without a break, must not keep it from the disk. */
+    bool sync = g->sync || (later != NULL && later->sync);
+    if (!for_good && sync && atomic_load_explicit(&log->durable, memory_order_relaxed) < log->write_lsn &&
+        sync_segment(log, err) < 0) {
+        LOCK(log);
+        log->failure = *err;
+        log->failed = for_good = true;
+        UNLOCK(log);
+    }
+
     uint64_t committed = atomic_load_explicit(&log->committed, memory_order_relaxed);
     kv_error rollback_error;
     if (log->rollback(log->rollback_arg, committed, &rollback_error) < 0) {
@@ -838,8 +849,8 @@ kv_status kv_log_make_durable(kv_log *log, kv_error *err) {
     return nothing ? KV_OK : flush_special(log, KV_FRAME_COMMITS, err);
 }
 
-/* Writers who are refused, since there is no next segment, take those with them who wait for the same flush; but a
- * rotation syncs what is written before it asks for one. */
+/* Writers who are refused take those with them who wait for the same flush; but what is written is synced for them
+ * (give_up). */
 kv_status kv_log_make_durable_to(kv_log *log, uint64_t lsn, kv_error *err) {
     kv_status status = kv_log_make_durable(log, err);
     if (status == KV_OK || status == KV_ERR_FAILED)

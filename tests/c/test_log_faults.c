@@ -843,6 +843,58 @@ static void test_no_space_rolls_back(void) {
     world_destroy(w);
 }
 
+static void put_refused(worker *me) {
+    kv_error err;
+    CHECK_STATUS(kv_put(((world *)me->shared)->db, B, B, 0, &err), KV_ERR_NOSPACE, &err);
+}
+
+static void make_durable(worker *me) {
+    kv_error err;
+    (void)!kv_make_durable(((world *)me->shared)->db, &err);
+}
+
+/* A write that is refused does not keep what was written before from the disk: neither when a sync is to come with it, nor
+ * when one is asked for meanwhile. */
+static void test_sync_beside_a_write_without_room(void) {
+    enum { TOGETHER, MEANWHILE, SYNC_FAILS, CASES };
+    for (int how = 0; how < CASES; how++) {
+        world *w = world_create();
+        model *m = model_create();
+        kv_stats stats;
+        crew crew = {0};
+        w->options.sync = KV_SYNC_NEVER;
+        w->options.segment_size_min = w->options.segment_size_max = 65536; /* no spare is made */
+        world_open(w);
+        CHECK_OK(kv_put(w->db, A, A, 0, &w->err), &w->err);
+        model_put(m, A, A);
+        fault_os_fail(w->faults, FAULT_WRITE, 1, ENOSPC, 0);
+        if (how == SYNC_FAILS)
+            fault_os_fail(w->faults, FAULT_SYNC, 1, EIO, 0);
+        if (how == MEANWHILE) {
+            fault_os_gate_close(w->faults, FAULT_WRITE);
+            crew_add(&crew, put_refused, w);
+            fault_os_gate_wait(w->faults, FAULT_WRITE, 1);
+            crew_add(&crew, make_durable, w);
+            usleep(20000); /* it waits for the next group */
+            fault_os_gate_open(w->faults, FAULT_WRITE);
+            crew_join(&crew);
+        } else {
+            CHECK_STATUS(kv_put(w->db, B, B, KV_SYNC, &w->err), how == SYNC_FAILS ? KV_ERR_FAILED : KV_ERR_NOSPACE,
+                         &w->err);
+        }
+        CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
+        CHECK_EQ(stats.failed, how == SYNC_FAILS);
+        CHECK_EQ(stats.durable_lsn, how == SYNC_FAILS ? 0 : stats.lsn);
+        model_check(m, w->db);
+        world_cut_power(w);
+        world_open(w);
+        if (how != SYNC_FAILS)
+            model_check(m, w->db);
+        model_destroy(m);
+        world_destroy(w);
+    }
+}
+
 /* A short frame after the remains of a longer one that was given up: nothing of the longer one may be
  * taken for damage, or for data. */
 static void test_short_frame_after_a_long_one(void) {
@@ -885,4 +937,5 @@ CHECK_MAIN(TEST(test_undisturbed), TEST(test_eio_once), TEST(test_eio_from_then_
            TEST(test_rename_fails_but_is_done), TEST(test_direct_io_is_refused), TEST(test_no_memory), TEST(test_interrupted),
            TEST(test_short_transfers), TEST(test_failed_syncs), TEST(test_failed_sync_is_final), TEST(test_whatever_a_sync_answers),
            TEST(test_next_segment_fails), TEST(test_close_without_a_next_segment), TEST(test_no_large_files),
-           TEST(test_no_space_rolls_back), TEST(test_short_frame_after_a_long_one))
+           TEST(test_no_space_rolls_back), TEST(test_sync_beside_a_write_without_room),
+           TEST(test_short_frame_after_a_long_one))
