@@ -370,6 +370,11 @@ static bool use_recycled(kv_log *log, uint64_t size, kv_file *spare) {
     return made;
 }
 
+/* What a file full of zeros is for.  Elsewhere it would keep the keeper, who also syncs at intervals, from doing so. */
+static bool syncs_each_frame(const kv_log *log) {
+    return log->options->sync == KV_SYNC_ALWAYS;
+}
+
 /* The spare that the keeper made, or one made here and now. */
 static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, bool *recycled,
                             kv_error *err) {
@@ -394,7 +399,7 @@ static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, bool *re
         kv_futex_wait(&log->spare_word, SPARE_MAKING, KV_FUTEX_FOREVER);
     }
     *recycled = use_recycled(log, size, spare);
-    return *recycled ? KV_OK : kv_segment_prepare(spare, log->dir, size, log->small_frames, err);
+    return *recycled ? KV_OK : kv_segment_prepare(spare, log->dir, size, log->small_frames && syncs_each_frame(log), err);
 }
 
 static uint64_t next_segment_size(const kv_log *log, uint64_t frame_size) {
@@ -968,7 +973,7 @@ static void make_spare(kv_log *log) {
     bool wanted =
         atomic_load_explicit(&log->spare_word, memory_order_relaxed) == SPARE_WANTED;
     uint64_t size = log->spare_size;
-    bool written = log->small_frames;
+    bool written = log->small_frames && syncs_each_frame(log);
     if (wanted)
         atomic_store_explicit(&log->spare_word, SPARE_MAKING, memory_order_relaxed);
     UNLOCK(log);

@@ -2,8 +2,8 @@
  *
  * Layer: engine (above format.h, os/file.h).  A segment is written full of zeros and synced before
  * its first frame, so that a commit's sync changes neither the file's size nor its extents (half as
- * many syncs a second otherwise).  When frames are large that no longer pays for writing everything
- * twice, and the room is only reserved.  Either way it reads as zeros.  It gets its header, then its name:
+ * many syncs a second otherwise).  When frames are large, or not synced one by one, that no longer pays for writing
+ * everything twice, and the room is only reserved.  Either way it reads as zeros.  It gets its header, then its name:
  *
  *   spare.log, zeros, synced -> header, synced -> NNNNNNNN.log -> directory synced -> frames
  *

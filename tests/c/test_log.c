@@ -350,6 +350,21 @@ static void test_reserved_segments(void) {
     world_destroy(w);
 }
 
+/* Likewise where frames are not synced one by one: the keeper has syncs to make, too. */
+static void test_segments_of_other_modes_are_reserved(void) {
+    static const kv_sync modes[] = {KV_SYNC_INTERVAL, KV_SYNC_NEVER};
+    for (unsigned i = 0; i < 2; i++) {
+        world *w = world_create();
+        w->options.sync = modes[i];
+        world_open(w);
+        uint64_t opened = fault_os_calls(w->faults, FAULT_RESERVE);
+        while (stats_of(w).log_segments < 4)
+            CHECK_OK(kv_put(w->db, A, A, 0, &w->err), &w->err);
+        CHECK(fault_os_calls(w->faults, FAULT_RESERVE) >= opened + 3);
+        world_destroy(w);
+    }
+}
+
 /* ---- What damage in the last commit needs to be provable -------------------------------------------------- */
 
 static void test_marks(void) {
@@ -377,4 +392,5 @@ CHECK_MAIN(TEST(test_frames_of_one_writer), TEST(test_open_and_close),
            TEST(test_who_comes_meanwhile_is_the_next_group), TEST(test_making_durable_together),
            TEST(test_back_pressure), TEST(test_segments_double_and_end),
            TEST(test_a_commit_larger_than_a_segment), TEST(test_exact_fit), TEST(test_spare),
-           TEST(test_reserved_segments), TEST(test_marks))
+           TEST(test_reserved_segments),
+           TEST(test_segments_of_other_modes_are_reserved), TEST(test_marks))
