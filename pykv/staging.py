@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pykv import _core
+
 if TYPE_CHECKING:
     from pykv.remote import RemoteStore
     from pykv.store import Store
@@ -115,6 +117,10 @@ class Stage:
             self._store.clear()
         if self._operations:
             self._store._write(self._operations)
+        self.forget()
+
+    def forget(self) -> None:
+        """What is not written yet."""
         self._operations, self._bytes, self._cleared = {}, 0, False
 
 
@@ -131,11 +137,20 @@ class _Part(Stage):
 
     def join(self) -> None:
         whole = self._whole
+        apart = not whole._at_once and whole._bytes + self._bytes > BATCH_BYTES
+        if apart:
+            whole.write()  # so that no more than this has to fit into its commit
         if self._cleared:
             whole.clear()
             whole._together = True
         whole._operations.update(self._operations)
         whole._bytes += self._bytes
+        if apart:
+            try:
+                whole.write()
+            except _core.LimitError as error:
+                whole.forget()
+                raise Bad(str(error)) from None
         whole.items += self.items
         whole.expired += self.expired
 

@@ -295,6 +295,45 @@ def test_what_is_done_together_is_loaded_whole_or_not(open_store, options, text)
         assert caught.value.report is None and store == {b"text": b"old"}
 
 
+@pytest.fixture
+def small_commits(monkeypatch):
+    """Commits of up to 1,000 bytes, a batch of 500."""
+    monkeypatch.setattr(dumping, "ONE_COMMIT_FILE", -1)
+    monkeypatch.setattr(staging, "BATCH_BYTES", 500)
+    write = pykv.Store._write
+
+    def limited(self, operations, *more):
+        if sum(len(key) + len(value or b"") + 32 for key, value in operations.items()) > 1000:
+            raise pykv.LimitError("too much for one commit")
+        return write(self, operations, *more)
+
+    monkeypatch.setattr(pykv.Store, "_write", limited)
+
+
+def transaction(items, size):
+    sets = "\n".join(f"SET t{i} {'x' * size}" for i in range(items))
+    return f"MULTI\n{sets}\nEXEC\n"
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_transaction_need_not_share_its_commit(open_store, small_commits, partial):
+    store = open_store()
+    before = "SET a " + "x" * 400 + "\n"
+    load(store, before + transaction(9, 60) + "SET z 1", partial=partial)
+    assert len(store) == 11
+
+
+@pytest.mark.parametrize("first", ["", "FLUSHALL\n"])
+def test_a_transaction_too_large_for_one_commit(open_store, small_commits, first):
+    store = open_store()
+    store[b"old"] = b"1"
+    good = f"{first}SET a 1\nSET b 2\n"
+    with pytest.raises(pykv.LoadError, match="at byte .*: too much for one commit") as caught:
+        load(store, good + transaction(20, 60) + "SET z 1", partial=True)
+    assert caught.value.report == ("redis", 3 if first else 2, 2, 0)
+    assert store == ({} if first else {b"old": b"1"}) | {b"a": b"1", b"b": b"2"}
+
+
 def test_a_transaction_with_flushall_is_one_commit(open_store, monkeypatch, options):
     store = open_store()
     store.put_many({"old": "v", "kept": "v"})
