@@ -92,9 +92,9 @@ typedef struct kv_store {
     _Atomic uint64_t walk_lsn; /* KV_NO_SNAPSHOT: none */
     _Atomic uint64_t walk_hash;
 
-    /* No key expires before next_expiry (KV_NO_EXPIRY: none does).  Written under snapshots_mutex: lowered by
-     * whoever puts an earlier one, while he holds the shard; raised by the worker when it has looked at all
-     * shards.  While it looks, sweep_expiry collects what is put behind its back; 0: it does not look. */
+    /* No key, newest or visible, expires before next_expiry (KV_NO_EXPIRY: none does).  Written under
+     * snapshots_mutex: lowered by whoever puts an earlier one, while he holds the shard; raised by the worker when
+     * it has looked at all shards.  While it looks, sweep_expiry collects what is put behind its back; 0: it does not look. */
     _Atomic uint64_t next_expiry, sweep_expiry;
     _Alignas(64) kv_worker worker;
     _Atomic bool tail_waits; /* some shards' counts are still those of the checkpoint.  Release by who has loaded them,

@@ -77,6 +77,19 @@ static kv_status end_chunk(sweep *s) {
     return status;
 }
 
+/* The earliest expiry that changes which are not committed have hidden: readers still see what they replaced. */
+static uint64_t hidden_expiry(kv_store *store, const kv_shard *shard) {
+    uint64_t earliest = KV_NO_EXPIRY, visible = kv_store_visible(store);
+    for (const kv_undo *r = shard->undo; r != NULL && r->lsn > visible; r = r->next) {
+        if (r->kind == KV_UNDO_CLEAR && kv_undo_as_clear(r)->expiring > 0)
+            return 1; /* it is not known; soon it does not matter */
+        const kv_entry *before = r->kind == KV_UNDO_CLEAR ? NULL : kv_undo_before(r);
+        if (before != NULL && before->expires && kv_entry_expiry(before) < earliest)
+            earliest = kv_entry_expiry(before);
+    }
+    return earliest;
+}
+
 /* Removes what has expired in the shard of the hash; *last: the last hash that it owns.  s->more: not all of it,
  * so once more.  KV_BUSY: the log cannot take it now. */
 static kv_status sweep_shard(sweep *s, uint64_t hash, uint64_t *last) {
@@ -98,6 +111,9 @@ static kv_status sweep_shard(sweep *s, uint64_t hash, uint64_t *last) {
         }
         *last = kv_shard_range_last(shard);
     }
+    uint64_t hidden = hidden_expiry(store, shard); /* before what is removed here is added */
+    if (hidden < s->next_expiry)
+        s->next_expiry = hidden;
     if (shard->expiring > 0 && shard->next_expiry <= s->now_ms) {
         s->shard_next = KV_NO_EXPIRY;
         kv_array_visit(kv_shard_array(shard), look_at, s);

@@ -597,6 +597,54 @@ static void test_undone(void) {
     }
 }
 
+static void put_over(worker *me) {
+    timed *t = me->shared;
+    char text[32];
+    CHECK_OK(kv_put(t->db, key_of(text, 1), LITERAL("x"), 0, &t->w->err), &t->w->err);
+}
+
+static void clear_all(worker *me) {
+    timed *t = me->shared;
+    CHECK_OK(kv_clear(t->db, 0, &t->w->err), &t->w->err);
+}
+
+/* Readers still see what a change on its way out has replaced.  That it has expired must be seen, too, though a sweep finds
+ * nothing in the newest state that expires. */
+static void test_behind_what_is_not_committed(void) {
+    static void (*const acts[])(worker *me) = {put_over, clear_all};
+    for (size_t i = 0; i < sizeof acts / sizeof acts[0]; i++) {
+        timed t = {.w = world_create(), .m = model_create()};
+        crew crew = {0};
+        t.w->options.segment_size_min = t.w->options.segment_size_max = 1 << 20;
+        set_clock(&t, START);
+        world_open(t.w);
+        t.db = t.w->db;
+        put(&t, 1, START + 50);
+        fault_os_gate_close(t.w->faults, FAULT_WRITE);
+        crew_add(&crew, acts[i], &t);
+        fault_os_gate_wait(t.w->faults, FAULT_WRITE, 1);
+        set_clock(&t, START + 60);
+        usleep(300000); /* sweeps have looked */
+        char text[32];
+        kv_bytes key = key_of(text, 1);
+        kv_value value;
+        kv_values values;
+        kv_error err;
+        uint64_t count;
+        CHECK_STATUS(kv_get(t.db, key, 0, &value, &err), KV_NOTFOUND, &err);
+        CHECK_OK(kv_get_many(t.db, &key, 1, &values, &err), &err);
+        CHECK(values.items[0].data == NULL);
+        kv_values_release(&values);
+        CHECK_OK(kv_count(t.db, 0, &count, &err), &err);
+        CHECK_EQ(count, 0);
+        fault_os_gate_open(t.w->faults, FAULT_WRITE);
+        crew_join(&crew);
+        CHECK_OK(kv_count(t.db, 0, &count, &err), &err);
+        CHECK_EQ(count, acts[i] == put_over);
+        timed_destroy(&t);
+    }
+}
+
 /* Without an expiry a record is what it has always been. */
 static void test_size_of_records(void) {
     timed t = timed_create(false);
@@ -615,4 +663,5 @@ static void test_size_of_records(void) {
 
 CHECK_MAIN(TEST(test_the_moment), TEST(test_writes_over_expired), TEST(test_snapshots),
            TEST(test_clock_set_to_and_fro), TEST(test_random), TEST(test_many_at_once),
-           TEST(test_short_lives), TEST(test_undone), TEST(test_size_of_records))
+           TEST(test_short_lives), TEST(test_undone), TEST(test_behind_what_is_not_committed),
+           TEST(test_size_of_records))
