@@ -161,7 +161,7 @@ kv_status kv_change_confirm_empty(kv_db *db, uint64_t rollbacks, kv_error *err) 
         return KV_OK;
     if (db->deferred != NULL) {
         kv_deferred_note_newest(db);
-        return KV_OK;
+        return kv_log_rollbacks(store->log) == rollbacks ? KV_OK : KV_BUSY;
     }
     kv_log_pause(store->log);
     if (kv_log_rollbacks(store->log) == rollbacks)

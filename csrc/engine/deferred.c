@@ -54,7 +54,8 @@ uint64_t kv_deferred_count(kv_db *db) {
     if (db->store->log == NULL)
         return kv_store_keys(db->store);
     kv_log_newest(db->store->log, &ticket, &entries);
-    kv_log_forget(&ticket);
+    if (ticket.group != NULL)
+        kv_deferred_note(db, &ticket);
     return entries;
 }
 

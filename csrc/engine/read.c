@@ -13,6 +13,7 @@
 #define BLOCK 64u            /* keys of a get_many whose memory is fetched at the same time */
 #define MANY_COPY_MAX 1024u  /* larger values are pinned, not copied */
 #define MANY_TRIES 3u        /* optimistic attempts of a get_many, before it takes a snapshot */
+#define COUNT_TRIES 3u       /* looks at all shards on a deferred handle, each in vain when something is undone meanwhile */
 #define CHUNK_MIN 4096u
 #define CHUNK_MAX (1u << 20)
 
@@ -165,6 +166,12 @@ uint64_t kv_clock_ms(kv_db *db) {
     return kv_os_clock_ms(os);
 }
 
+/* A deferred handle is going to answer with what is committed: its own writes must be. */
+static void wait_for_own(kv_db *db) {
+    kv_ticket own = kv_log_copy(&db->deferred->pending);
+    (void)!kv_log_wait(db->store->log, &own, NULL); /* a failure: they were undone, and it is told with their replies */
+}
+
 /* Keys that are there, expired ones included, at the handle's moment. */
 static uint64_t count_entries(kv_db *db) {
     kv_store *store = db->store;
@@ -172,6 +179,22 @@ static uint64_t count_entries(kv_db *db) {
                        : store->log != NULL ? kv_log_entries(store->log)
                                             : kv_store_keys(store);
     return entries + (uint64_t)atomic_load_explicit(&store->table.found, memory_order_relaxed);
+}
+
+/* Keys that have not expired at that moment: looks at all shards. */
+static kv_status count_alive(kv_db *db, uint64_t now_ms, uint64_t *count, kv_error *err) {
+    kv_store *store = db->store;
+    bool newest = db->deferred != NULL && store->log != NULL;
+    for (unsigned tries = 0; newest && tries < COUNT_TRIES; tries++) {
+        uint64_t rollbacks = kv_log_rollbacks(store->log);
+        kv_status status = kv_store_count_alive(store, UINT64_MAX, now_ms, count, err);
+        kv_deferred_note_newest(db);
+        if (status < 0 || kv_log_rollbacks(store->log) == rollbacks)
+            return status;
+    }
+    if (newest)
+        wait_for_own(db);
+    return kv_store_count_alive(store, kv_store_visible(store), now_ms, count, err);
 }
 
 kv_status kv_count(kv_db *db, unsigned flags, uint64_t *count, kv_error *err) {
@@ -188,12 +211,9 @@ kv_status kv_count(kv_db *db, unsigned flags, uint64_t *count, kv_error *err) {
     else if ((status = kv_store_catch_up(store, err)) < 0)
         ; /* the counts of some shards are not known */
     else if (look)
-        status = kv_store_count_alive(store, db->deferred != NULL ? UINT64_MAX : kv_store_visible(store),
-                                      now_ms, count, err);
+        status = count_alive(db, now_ms, count, err);
     else
         *count = count_entries(db);
-    if (db->deferred != NULL)
-        kv_deferred_note_newest(db);
     kv_db_leave(db);
     return status;
 }
@@ -397,10 +417,8 @@ static kv_status many_consistent(many *m, kv_db *db, const kv_bytes *keys, size_
             return status;
         many_reset(m);
     }
-    if (newest) { /* a snapshot shows what is committed: the handle's own writes must be */
-        kv_ticket own = kv_log_copy(&db->deferred->pending);
-        (void)!kv_log_wait(store->log, &own, NULL); /* a failure: they were undone, and it is told with their replies */
-    }
+    if (newest)
+        wait_for_own(db);
     kv_snapshot snapshot;
     kv_snapshot_register(store, &snapshot);
     at = (moment){.lsn = snapshot.lsn, .now_ms = snapshot.time_ms, .registered = true};

@@ -28,6 +28,7 @@ static kv_status collect(kv_db *db, uint64_t position, kv_entry ***entries, size
     *entries = NULL;
     for (size_t capacity = 0;;) {
         kv_shard *shard;
+        uint64_t rollbacks = store->log != NULL ? kv_log_rollbacks(store->log) : 0;
         kv_status status = kv_table_lock_loaded(table, position, false, &shard, err);
         if (status < 0)
             return status;
@@ -36,8 +37,14 @@ static kv_status collect(kv_db *db, uint64_t position, kv_entry ***entries, size
         status = kv_undo_collect(table, shard, lsn, *entries, capacity, count, err);
         bool uncommitted = store->log != NULL && shard->last_lsn > kv_log_committed(store->log);
         kv_shard_unlock(shard);
-        if (status == KV_OK && db->deferred != NULL && uncommitted)
+        if (status == KV_OK && db->deferred != NULL && uncommitted) {
             kv_deferred_note_newest(db);
+            if (kv_log_rollbacks(store->log) != rollbacks) { /* it was undone meanwhile: look again */
+                for (size_t i = 0; i < *count; i++)
+                    kv_entry_release(table->entries, (*entries)[i]);
+                continue;
+            }
+        }
         if (status != KV_BUSY)
             return status;
         capacity = *count + *count / 4 + 1;

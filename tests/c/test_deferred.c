@@ -10,6 +10,12 @@
 #include "threads.h"
 #include "world.h"
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define SLOWER 8u
+#else
+#define SLOWER 1u
+#endif
+
 static world *w;
 static kv_db *late; /* the deferred handle */
 
@@ -637,8 +643,71 @@ static void test_conditions_in_threads(void) {
     end();
 }
 
+enum { UNDONE = 2000 / SLOWER };
+
+typedef struct in_vain {
+    bool deletes;
+    _Atomic bool done;
+} in_vain;
+
+static void write_in_vain(worker *me) {
+    in_vain *v = me->shared;
+    kv_error err;
+    while (!atomic_load(&v->done))
+        CHECK_STATUS(v->deletes ? kv_delete(w->db, LITERAL("a"), 0, &err)
+                                : kv_put(w->db, LITERAL("b"), LITERAL("x"), 0, &err),
+                     KV_ERR_NOSPACE, &err);
+}
+
+static void count_visits(void *arg, const kv_item *item) {
+    (void)item;
+    ++*(uint64_t *)arg;
+}
+
+/* What the look found: 1 when it is what is committed. */
+static uint64_t found_by(unsigned way) {
+    uint64_t found = 0, position = 0;
+    kv_item item;
+    if (way == 0)
+        return count(late);
+    if (way == 1) {
+        CHECK_OK(kv_scan(late, &position, 10, count_visits, &found, &w->err), &w->err);
+        return found;
+    }
+    kv_status status = kv_pop_any(late, 0, &item, &w->err);
+    if (status == KV_OK)
+        kv_item_release(&item);
+    return status == KV_OK;
+}
+
+/* Whoever saw a commit that is undone at that moment waits for it all the same, and is told. */
+static void test_looks_while_it_is_undone(void) {
+    for (unsigned way = 0; way < 3; way++) {
+        crew crew = {0};
+        in_vain v = {.deletes = way == 2};
+        unsigned seen = 0;
+        begin(KV_SYNC_NEVER);
+        put(w->db, "a", "1");
+        fault_os_fail(w->faults, FAULT_WRITE, 1, ENOSPC, FAULT_FOREVER);
+        crew_add(&crew, write_in_vain, &v);
+        for (unsigned i = 0; seen < UNDONE && i < 50 * UNDONE; i++) {
+            bool other = found_by(way) != 1;
+            kv_status status = wait_pending();
+            CHECK(!other || status == KV_ERR_NOSPACE);
+            seen += other;
+            if (i % 64 == 0)
+                kv_settle(late);
+        }
+        atomic_store(&v.done, true);
+        crew_join(&crew);
+        fault_os_heal(w->faults);
+        CHECK_STR(get(w->db, "a"), "1");
+        end();
+    }
+}
+
 CHECK_MAIN(TEST(test_write_returns_before_it_is_durable), TEST(test_each_way_to_write), TEST(test_reads_note_what_they_see),
            TEST(test_a_read_of_an_earlier_group), TEST(test_interval_and_memory), TEST(test_no_space_undoes), TEST(test_undone_before_the_ticket_is_taken),
            TEST(test_undone_before_the_next_write), TEST(test_failed_sync), TEST(test_close_flushes), TEST(test_settle), TEST(test_settle_while_it_is_committed),
            TEST(test_conditions), TEST(test_conditions_and_expiry), TEST(test_scan), TEST(test_reopen), TEST(test_reopen_fails), TEST(test_loops),
-           TEST(test_conditions_in_threads))
+           TEST(test_conditions_in_threads), TEST(test_looks_while_it_is_undone))
