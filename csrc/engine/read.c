@@ -194,7 +194,11 @@ static kv_status count_alive(kv_db *db, uint64_t now_ms, uint64_t *count, kv_err
     }
     if (newest)
         wait_for_own(db);
-    return kv_store_count_alive(store, kv_store_visible(store), now_ms, count, err);
+    kv_snapshot snapshot; /* so that it is of one moment */
+    kv_snapshot_register(store, &snapshot);
+    kv_status status = kv_store_count_alive(store, snapshot.lsn, snapshot.time_ms, count, err);
+    kv_snapshot_unregister(store, &snapshot);
+    return status;
 }
 
 kv_status kv_count(kv_db *db, unsigned flags, uint64_t *count, kv_error *err) {

@@ -404,6 +404,45 @@ static void test_count_is_of_one_moment(void) {
     world_destroy(t.w);
 }
 
+typedef struct moves {
+    world *w;
+    _Atomic bool done;
+} moves;
+
+/* There is one key, under one name or the other. */
+static void move_to_and_fro(worker *me) {
+    moves *t = me->shared;
+    kv_error err;
+    for (unsigned i = 0; !atomic_load(&t->done); i++) {
+        const kv_op ops[] = {{KV_OP_DELETE, i % 2 == 0 ? A : B}, {KV_OP_PUT, i % 2 == 0 ? B : A, A}};
+        CHECK_OK(kv_write(t->w->db, ops, 2, 0, NULL, &err), &err);
+    }
+}
+
+/* While expired keys wait to be swept away, all shards are looked at: at one moment, too. */
+static void test_count_is_of_one_moment_while_keys_expire(void) {
+    enum { EXPIRING = 4000 / SLOWER, START = 1000000 };
+    for (unsigned kind = 0; kind < 2; kind++) {
+        moves t = {.w = world_of(kind == 0 ? MEMORY : NEVER)};
+        crew crew = {0};
+        kv_error *err = &t.w->err;
+        world_set_clock(t.w, START);
+        for (unsigned i = 0; i < EXPIRING; i++)
+            CHECK_OK(kv_put_expiring(t.w->db, bytes_of(&i, sizeof i), A, START + 1 + i, 0, err), err);
+        CHECK_OK(kv_put(t.w->db, A, A, 0, err), err);
+        crew_add(&crew, move_to_and_fro, &t);
+        for (unsigned i = 1; i < EXPIRING; i++) {
+            uint64_t count;
+            world_set_clock(t.w, START + i);
+            CHECK_OK(kv_count(t.w->db, 0, &count, err), err);
+            CHECK_EQ(count, EXPIRING - i + 1);
+        }
+        atomic_store(&t.done, true);
+        crew_join(&crew);
+        world_destroy(t.w);
+    }
+}
+
 typedef struct queue {
     world *w;
     _Atomic unsigned put, popped;
@@ -1200,6 +1239,7 @@ static void test_power_cuts_under_load(void) {
 
 CHECK_MAIN(TEST(test_mixed_operations), TEST(test_batches_are_seen_whole),
            TEST(test_clear_is_seen_whole), TEST(test_increments), TEST(test_count_is_of_one_moment),
+           TEST(test_count_is_of_one_moment_while_keys_expire),
            TEST(test_pop_any_gives_each_once), TEST(test_growth_under_readers),
            TEST(test_close_under_load), TEST(test_snapshot_ends_while_closing), TEST(test_handles_come_and_go),
            TEST(test_reader_during_a_sync), TEST(test_reader_during_a_write),
