@@ -64,6 +64,8 @@ static kv_status visit_shard(kv_db *db, uint64_t position, size_t max, size_t *v
     size_t count = 0, kept = 0;
     kv_status status = collect(db, position, &entries, &count, next, err);
     found *list = NULL;
+    if (status < 0)
+        count = 0; /* we have none of them */
     if (status == KV_OK && count > 0) {
         list = kv_mem_alloc(count * sizeof *list);
         if (list == NULL)
@@ -89,7 +91,7 @@ static kv_status visit_shard(kv_db *db, uint64_t position, size_t max, size_t *v
         visit(arg, &item);
     }
     *visited = end;
-    for (size_t i = 0; i < count && status == KV_OK; i++)
+    for (size_t i = 0; i < count; i++)
         kv_entry_release(store->table.entries, entries[i]);
     kv_mem_free(list);
     kv_mem_free(entries);

@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include "base/mem.h"
+#include "engine/entry.h"
 #include "kv.h"
 #include "model.h"
 #include "scenario.h"
@@ -534,6 +535,33 @@ static void test_recovery(void) {
     world_destroy(w);
 }
 
+static void visit_nothing(void *arg, const kv_item *item) {
+    (void)arg;
+    (void)item;
+}
+
+/* A walk that fails gives back what it had in hand: else those entries would never be freed. */
+static void test_failed_scans_hold_nothing(void) {
+    world *w = world_create();
+    kv_item item;
+    kv_status status;
+    uint64_t failures = 0;
+    CHECK_OK(kv_open(NULL, &w->options, &w->db, &w->err), &w->err);
+    CHECK_OK(kv_put(w->db, LITERAL("a"), LITERAL("1"), 0, &w->err), &w->err);
+    do {
+        uint64_t position = 0;
+        kv_mem_fail_at(failures, false);
+        status = kv_scan(w->db, &position, 10, visit_nothing, NULL, &w->err);
+        kv_mem_fail_at(NEVER, false);
+    } while (is_nomem(status, &w->err, "scan") && ++failures);
+    CHECK(failures > 1);
+    CHECK_OK(kv_get_item(w->db, LITERAL("a"), 0, &item, &w->err), &w->err);
+    CHECK_EQ(atomic_load(&((const kv_entry *)item.pin)->references), 2); /* the table's, and ours */
+    kv_item_release(&item);
+    world_destroy(w);
+}
+
 CHECK_MAIN(TEST(test_log_once), TEST(test_log_from_then_on), TEST(test_memory_only_once),
            TEST(test_memory_only_from_then_on), TEST(test_many_keys_memory_only),
-           TEST(test_many_keys_with_log), TEST(test_end_of_the_memory), TEST(test_recovery))
+           TEST(test_many_keys_with_log), TEST(test_failed_scans_hold_nothing),
+           TEST(test_end_of_the_memory), TEST(test_recovery))
