@@ -26,6 +26,7 @@ typedef struct batch {
     uint64_t deleted;
     uint64_t now_ms; /* 0 when nothing in the store expires */
     unsigned flags;
+    kv_room room;
     bool twice; /* a key with a condition stands in it twice */
 } batch;
 
@@ -392,6 +393,8 @@ static kv_status batch_commit(batch *b, kv_error *err) {
             batch_note_writes(b);
         else if (waited == KV_OK && changed && waits)
             batch_prune(b);
+        if (waited == KV_OK && waits)
+            kv_store_prune_room(b->store, &b->room);
         if (waited == KV_OK)
             return status;
         if (changed || kv_log_failed(log, err))
@@ -406,8 +409,8 @@ static kv_status batch_make_room(batch *b, kv_error *err) {
         if (b->items[i].new != NULL)
             bytes += kv_entry_charge(b->items[i].new);
     }
-    uint64_t hash = atomic_load_explicit(&b->store->evict_hash, memory_order_relaxed);
-    return bytes > 0 ? kv_store_make_room(b->store, hash, bytes, false, err) : KV_OK;
+    b->room.from = atomic_load_explicit(&b->store->evict_hash, memory_order_relaxed);
+    return bytes > 0 ? kv_store_make_room(b->db, &b->room, bytes, false, err) : KV_OK;
 }
 
 static kv_status check_ops(const kv_op *ops, size_t count, kv_error *err) {

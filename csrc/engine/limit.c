@@ -9,8 +9,7 @@
  * once can exceed the bound by what they write.  Evicted keys are deleted by a commit of their own, which
  * stands in the log before that of the write: so they stay evicted.
  */
-#include "evict.h"
-#include "store.h"
+#include "change.h"
 
 #define VICTIMS_MAX 64u
 #define SHARD_PART 64u /* of a shard's entries that it gives at a time */
@@ -52,19 +51,21 @@ static kv_status evict_some(kv_store *store, uint64_t *hash, uint64_t bytes, kv_
     return status;
 }
 
-kv_status kv_store_make_room(kv_store *store, uint64_t hash, uint64_t bytes, bool nowait,
-                             kv_error *err) {
-    uint64_t max = store->options.max_memory;
+kv_status kv_store_make_room(kv_db *db, kv_room *room, uint64_t bytes, bool nowait, kv_error *err) {
+    kv_store *store = db->store;
+    uint64_t max = store->options.max_memory, hash = room->from;
     if (bytes == 0)
         return KV_OK;
     if (bytes > max)
         return kv_fail(err, KV_ERR_MEMLIMIT, "the write needs %llu bytes; max_memory is %llu",
                        (unsigned long long)bytes, (unsigned long long)max);
     for (unsigned visits = 0;; visits++) {
-        uint64_t charged = atomic_load_explicit(&store->charged, memory_order_relaxed);
+        uint64_t charged = atomic_load_explicit(&store->charged, memory_order_relaxed), at = hash;
         if (charged <= max - bytes || charged == 0) { /* 0: others write at this moment */
             if (visits > 1) /* a batch, or a large value: the next one goes on here */
                 atomic_store_explicit(&store->evict_hash, hash, memory_order_relaxed);
+            if (visits > atomic_load_explicit(&store->table.shard_count, memory_order_relaxed))
+                room->to = UINT64_MAX; /* where no shard begins: all of them */
             return KV_OK;
         }
         if (nowait)
@@ -74,5 +75,23 @@ kv_status kv_store_make_room(kv_store *store, uint64_t hash, uint64_t bytes, boo
             kv_log_pause(store->log);
         else if (status < 0)
             return status;
+        else if (db->deferred != NULL)
+            kv_deferred_note_write(db, at);
+        else
+            *room = (kv_room){room->from, hash, store->log != NULL};
+    }
+}
+
+void kv_store_prune_room(kv_store *store, const kv_room *room) {
+    bool wrapped = false;
+    for (uint64_t hash = room->from, last; room->evicted; hash = last + 1) {
+        kv_shard *shard = kv_table_lock(&store->table, hash);
+        last = kv_shard_range_last(shard);
+        kv_undo *dead = kv_change_prune_for_good(store, shard, NULL);
+        kv_shard_unlock(shard);
+        kv_undo_free_all(&store->table, dead);
+        if (last + 1 == room->to || (wrapped && last >= room->from))
+            return;
+        wrapped |= last == UINT64_MAX;
     }
 }

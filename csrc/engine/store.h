@@ -193,10 +193,16 @@ static inline void kv_store_uncharge(kv_store *store, int64_t less) {
     if (kv_store_is_bounded(store))
         atomic_fetch_sub_explicit(&store->charged, (uint64_t)less, memory_order_relaxed);
 }
-/* Evicts until `bytes` more fit, first from the hash's own shard.  No locks are held.  KV_BUSY: `nowait`, and
- * something would have to go. */
-kv_status kv_store_make_room(kv_store *store, uint64_t hash, uint64_t bytes, bool nowait,
-                             kv_error *err) KV_MUST_CHECK;
+/* What went for a write: from the shards of the hashes `from` up to `to`, if `evicted`. */
+typedef struct kv_room {
+    uint64_t from, to;
+    bool evicted;
+} kv_room;
+/* Evicts until `bytes` more fit, first from the shard of `room->from`; the rest of the room is 0.  No locks are held.
+ * KV_BUSY: `nowait`, and something would have to go. */
+kv_status kv_store_make_room(kv_db *db, kv_room *room, uint64_t bytes, bool nowait, kv_error *err) KV_MUST_CHECK;
+/* The write is committed, and with it what went for it: frees that. */
+void kv_store_prune_room(kv_store *store, const kv_room *room);
 static inline uint64_t kv_shard_charge(const kv_shard *shard) {
     return shard->data_bytes + (uint64_t)shard->count * KV_ITEM_CHARGE +
            (uint64_t)shard->expiring * sizeof(uint64_t);

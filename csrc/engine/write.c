@@ -222,10 +222,11 @@ static kv_status write_key(kv_db *db, key_write *w, kv_error *err) {
         return status;
     kv_store *store = db->store;
     kv_ticket ticket = {0};
+    kv_room room = {0};
     status = check_write(w, err);
     if (status < 0)
         goto out;
-    w->hash = kv_table_hash(&store->table, w->key);
+    w->hash = room.from = kv_table_hash(&store->table, w->key);
     kv_shard *likely = kv_table_prefetch_shard(&store->table, w->hash);
     if (w->action <= REPLACE) {
         w->new = kv_entry_create_expiring(store->table.entries, w->key, w->value,
@@ -239,7 +240,7 @@ static kv_status write_key(kv_db *db, key_write *w, kv_error *err) {
     kv_shard_prefetch_bucket(likely, w->hash); /* by now the shard is there */
     if (store->evicts) {
         bool nowait = (w->flags & KV_NOWAIT) != 0;
-        status = kv_store_make_room(store, w->hash, most_charge(w), nowait, err);
+        status = kv_store_make_room(db, &room, most_charge(w), nowait, err);
         if (status != KV_OK) {
             kv_entry_release(store->table.entries, w->new);
             goto out;
@@ -262,8 +263,9 @@ static kv_status write_key(kv_db *db, key_write *w, kv_error *err) {
         if (waited == KV_OK) {
             if (status == KV_OK && db->deferred != NULL)
                 kv_deferred_note_write(db, w->hash);
-            else if (status == KV_OK)
+            else if (status == KV_OK && !room.evicted)
                 kv_store_prune_hash(store, w->hash);
+            kv_store_prune_room(store, &room); /* that shard is among them */
             break;
         }
         if (status == KV_OK || kv_log_failed(store->log, err)) {

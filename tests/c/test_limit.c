@@ -495,6 +495,27 @@ static void test_evict_whatever_grows(void) {
     }
 }
 
+/* What has been evicted is freed with the commit of the write that wanted the room, whatever shards it came from. */
+static void test_evicted_memory_is_freed(void) {
+    bounded t = bounded_create(false, KV_FULL_EVICT, KV_SYNC_NEVER);
+    kv_error err;
+    char text[32];
+    kv_db *late;
+    CHECK_OK(kv_dup(t.db, true, &late, &err), &err);
+    for (unsigned i = 0; i < 300; i++) {
+        kv_op op = {KV_OP_PUT, key_of(text, i), bytes_of(bytes, MAX_MEMORY / 10), 0};
+        if (i % 3 == 0)
+            CHECK_OK(kv_write(t.db, &op, 1, 0, NULL, &err), &err);
+        else
+            CHECK_OK(kv_put(i % 3 == 1 ? t.db : late, op.key, op.value, 0, &err), &err);
+        CHECK_OK(kv_make_durable(t.db, &err), &err);
+        kv_settle(late);
+        CHECK_EQ(stats_of(t.db).undo_records, 0);
+    }
+    kv_destroy(late);
+    bounded_destroy(&t);
+}
+
 CHECK_MAIN(TEST(test_refuse), TEST(test_refuse_what_is_too_much), TEST(test_refuse_under_pressure),
            TEST(test_rollbacks), TEST(test_evict), TEST(test_evict_whatever_grows),
-           TEST(test_evict_under_pressure))
+           TEST(test_evict_under_pressure), TEST(test_evicted_memory_is_freed))
