@@ -15,14 +15,17 @@
 #define SHARD_PART 64u /* of a shard's entries that it gives at a time */
 
 kv_status kv_store_charge_slow(kv_store *store, int64_t more, kv_error *err) {
-    uint64_t before = atomic_fetch_add_explicit(&store->charged, (uint64_t)more, memory_order_relaxed);
     uint64_t max = store->options.max_memory;
-    if (more <= 0 || store->evicts || (before <= max && (uint64_t)more <= max - before))
-        return KV_OK;
-    kv_store_uncharge(store, more);
-    return kv_fail(err, KV_ERR_MEMLIMIT,
-                   "the write needs %lld bytes more, and %llu of max_memory=%llu are in use",
-                   (long long)more, (unsigned long long)before, (unsigned long long)max);
+    uint64_t before = atomic_load_explicit(&store->charged, memory_order_relaxed);
+    do {
+        bool fits = before <= max && (uint64_t)more <= max - before;
+        if (more > 0 && !store->evicts && !fits) /* nor was it taken for a moment, in which others would be refused */
+            return kv_fail(err, KV_ERR_MEMLIMIT,
+                           "the write needs %lld bytes more, and %llu of max_memory=%llu are in use",
+                           (long long)more, (unsigned long long)before, (unsigned long long)max);
+    } while (!atomic_compare_exchange_weak_explicit(&store->charged, &before, before + (uint64_t)more,
+                                                    memory_order_relaxed, memory_order_relaxed));
+    return KV_OK;
 }
 
 /* Evicts up to `bytes` from the shard of `*hash`, which moves on to the next one: each gives a little, since who

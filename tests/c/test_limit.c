@@ -391,6 +391,35 @@ static void test_rollbacks(void) {
     }
 }
 
+typedef struct refusals {
+    bounded *b;
+    _Atomic bool done;
+} refusals;
+
+static void write_too_much(worker *me) {
+    refusals *t = me->shared;
+    kv_error err;
+    while (!atomic_load(&t->done))
+        CHECK_STATUS(kv_put(t->b->db, PROBE, bytes_of(bytes, MAX_MEMORY), 0, &err), KV_ERR_MEMLIMIT, &err);
+}
+
+/* A write that is refused takes nothing, not for a moment: others, which fit, are not refused with it. */
+static void test_refused_alone(void) {
+    bounded b = bounded_create(true, KV_FULL_REFUSE, KV_SYNC_NEVER);
+    refusals t = {.b = &b};
+    crew crew = {0};
+    kv_error err;
+    crew_add(&crew, write_too_much, &t);
+    crew_add(&crew, write_too_much, &t);
+    for (unsigned i = 0; i < 300000 / SLOWER; i++) {
+        CHECK_OK(kv_put(b.db, LITERAL("a"), LITERAL("1"), 0, &err), &err);
+        CHECK_OK(kv_delete(b.db, LITERAL("a"), 0, &err), &err);
+    }
+    atomic_store(&t.done, true);
+    crew_join(&crew);
+    bounded_destroy(&b);
+}
+
 /* ---- Evicting ---------------------------------------------------------------------------------------------------------- */
 
 static void put_sized(bounded *t, unsigned number, size_t size) {
@@ -516,6 +545,6 @@ static void test_evicted_memory_is_freed(void) {
     bounded_destroy(&t);
 }
 
-CHECK_MAIN(TEST(test_refuse), TEST(test_refuse_what_is_too_much), TEST(test_refuse_under_pressure),
+CHECK_MAIN(TEST(test_refuse), TEST(test_refuse_what_is_too_much), TEST(test_refuse_under_pressure), TEST(test_refused_alone),
            TEST(test_rollbacks), TEST(test_evict), TEST(test_evict_whatever_grows),
            TEST(test_evict_under_pressure), TEST(test_evicted_memory_is_freed))
