@@ -185,6 +185,15 @@ static void merge_two(kv_shard *shard, const latest *l, struct latest_slot *slot
     slot->record = r;
 }
 
+/* `r` is a clear, `newer` the next one above it in the same interval: that one, and what stands between the two, is not
+ * needed. */
+static void merge_clears(kv_shard *shard, kv_undo *newer, const kv_undo *r) {
+    if (newer->lsn > shard->merged_lsn)
+        shard->merged_lsn = newer->lsn;
+    for (kv_undo *between = newer; between != r; between = between->next)
+        between->dropped = true;
+}
+
 kv_undo *kv_undo_merge(kv_shard *shard, const uint64_t *bounds, size_t count, kv_undo *dead) {
     latest l = {.mask = 15, .era = 1, .array = kv_shard_array(shard)};
     while (l.mask + 1 < (size_t)shard->undo_count * 2)
@@ -193,9 +202,12 @@ kv_undo *kv_undo_merge(kv_shard *shard, const uint64_t *bounds, size_t count, kv
     if (l.slots == NULL)
         return dead; /* later, then */
     uint64_t lower = bounds[count - 1]; /* of the interval */
+    kv_undo *clear = NULL;              /* the last one seen in it */
     for (kv_undo *r = shard->undo; r != NULL; r = r->next) {
-        if (r->lsn <= lower)
+        if (r->lsn <= lower) {
             l.interval++;
+            clear = NULL;
+        }
         while (r->lsn <= lower && count > 0) {
             count--;
             lower = count > 0 ? bounds[count - 1] : 0;
@@ -203,6 +215,9 @@ kv_undo *kv_undo_merge(kv_shard *shard, const uint64_t *bounds, size_t count, kv
         if (r->kind == KV_UNDO_CLEAR) {
             l.era++;
             l.array = kv_undo_as_clear(r)->array;
+            if (clear != NULL && l.interval > 0)
+                merge_clears(shard, clear, r);
+            clear = r;
             continue;
         }
         struct latest_slot *slot = latest_find(&l, r);
@@ -224,6 +239,8 @@ kv_undo *kv_undo_merge(kv_shard *shard, const uint64_t *bounds, size_t count, kv
             r->next = dead;
             dead = r;
             shard->undo_count--;
+            if (r->kind == KV_UNDO_CLEAR)
+                shard->undo_clears--;
         } else {
             end = &r->next;
             oldest_lsn = r->lsn;

@@ -11,8 +11,8 @@
  *  - records stand in descending order of LSN, newer ones first where it is the same (those of a commit; without a log
  *    also those of many, kv_store_take_lsn); `undo_oldest_lsn` is the last one's;
  *  - a change without a record has an LSN <= pruned_lsn: states before pruned_lsn cannot be told;
- *  - of several changes of one key between two registered snapshots one record may stand for all
- *    (kv_undo_merge): below merged_lsn only the states at registered snapshots can be told;
+ *  - of several changes of one key between two registered snapshots one record may stand for all, and of several clears
+ *    the oldest (kv_undo_merge): below merged_lsn only the states at registered snapshots can be told;
  *  - a record has one entry, which tells the key.  Of a key that was replaced or removed it is the old one, with
  *    the table's reference to it;
  *  - of a key that was absent it is what was put, borrowed: the next newer record of the key holds it, or the
@@ -114,7 +114,7 @@ uint64_t kv_undo_latest_change(const kv_shard *shard, uint64_t hash, kv_bytes ke
 kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn, kv_undo *dead);
 void kv_undo_free_all(kv_table *table, kv_undo *records);
 
-/* Of several records of one key between which nobody reads, keeps one.  `bounds`: in ascending order, the LSNs
+/* Of several records of one key, or clears, between which nobody reads, keeps one.  `bounds`: in ascending order, the LSNs
  * of all registered snapshots, then the visible LSN (records above it are left alone).  Others than those
  * snapshots can no longer read below shard->merged_lsn.  The same list as kv_undo_prune. */
 kv_undo *kv_undo_merge(kv_shard *shard, const uint64_t *bounds, size_t count, kv_undo *dead);

@@ -309,7 +309,48 @@ static void test_hot_keys_under_long_lived_snapshots(void) {
     }
 }
 
+/* The same with clears: of those between two snapshots the first says what was there. */
+static void test_clears_under_a_long_lived_snapshot(void) {
+    for (int with_log = 0; with_log < 2; with_log++) {
+        enum { COUNT = 3, ROUNDS = 2000 };
+        world *w = world_create();
+        kv_error err;
+        kv_snapshot *s[COUNT];
+        w->options.sync = KV_SYNC_NEVER;
+        w->options.segment_size_max = 1 << 20;
+        CHECK_OK(kv_open(with_log ? WORLD_DIR : NULL, &w->options, &w->db, &err), &err);
+        for (unsigned k = 0; k < COUNT; k++) {
+            put(w->db, A, bytes_of(&k, sizeof k));
+            put(w->db, B, B);
+            s[k] = take(w->db);
+            for (unsigned i = 0; i < ROUNDS; i++) {
+                put(w->db, A, A);
+                CHECK_OK(kv_clear(w->db, 0, &err), &err);
+            }
+            CHECK(held(w->db) < 2 * 260); /* shards, and what is let be in each */
+        }
+        for (unsigned k = 0; k < COUNT; k++) {
+            kv_value value;
+            uint64_t count;
+            CHECK_OK(kv_snapshot_get(s[k], A, 0, &value, &err), &err);
+            CHECK_EQ(value.size, sizeof k);
+            CHECK_MEM(value.data, &k, sizeof k);
+            CHECK_OK(kv_snapshot_get(s[k], B, 0, &value, &err), &err);
+            CHECK_OK(kv_snapshot_count(s[k], &count, &err), &err);
+            CHECK_EQ(count, 2);
+            snapshot_digest(s[k], &count);
+            CHECK_EQ(count, 2);
+        }
+        CHECK_OK(kv_verify(w->db, &err), &err);
+        for (unsigned k = 0; k < COUNT; k++)
+            kv_snapshot_destroy(s[k]);
+        CHECK_EQ(held(w->db), 0);
+        world_destroy(w);
+    }
+}
+
 CHECK_MAIN(TEST(test_nothing_is_held_without_one), TEST(test_held_for_the_oldest),
            TEST(test_equal_snapshots), TEST(test_many_snapshots), TEST(test_snapshots_of_a_closed_handle),
            TEST(test_count_is_that_of_its_moment), TEST(test_walk_while_it_changes),
-           TEST(test_walk_over_nothing), TEST(test_hot_keys_under_long_lived_snapshots))
+           TEST(test_walk_over_nothing), TEST(test_hot_keys_under_long_lived_snapshots),
+           TEST(test_clears_under_a_long_lived_snapshot))
