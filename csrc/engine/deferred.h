@@ -26,8 +26,8 @@ void kv_deferred_note(kv_db *db, kv_ticket *ticket);
 /* A write was linked in the shard of that hash; in any shard. */
 void kv_deferred_note_write(kv_db *db, uint64_t hash);
 void kv_deferred_note_all(kv_db *db);
-/* What has been appended so far was seen.  Something of it may have been undone between the look and this, and is not waited for
- * then: unless kv_log_rollbacks is what it was before the look, look again. */
+/* What has been appended so far was seen.  Something of it may have been undone between the look and this, and is not
+ * waited for then: unless kv_log_rollbacks is what it was before the look, look again. */
 void kv_deferred_note_newest(kv_db *db);
 /* Keys in the newest state, expired ones included; noted. */
 uint64_t kv_deferred_count(kv_db *db);

@@ -13,7 +13,7 @@
 #define BLOCK 64u            /* keys of a get_many whose memory is fetched at the same time */
 #define MANY_COPY_MAX 1024u  /* larger values are pinned, not copied */
 #define MANY_TRIES 3u        /* optimistic attempts of a get_many, before it takes a snapshot */
-#define COUNT_TRIES 3u       /* looks at all shards on a deferred handle, each in vain when something is undone meanwhile */
+#define COUNT_TRIES 3u       /* looks of a count at the newest state, before it waits for the visible one */
 #define CHUNK_MIN 4096u
 #define CHUNK_MAX (1u << 20)
 
@@ -181,24 +181,31 @@ static uint64_t count_entries(kv_db *db) {
     return entries + (uint64_t)atomic_load_explicit(&store->table.found, memory_order_relaxed);
 }
 
-/* Keys that have not expired at that moment: looks at all shards. */
-static kv_status count_alive(kv_db *db, uint64_t now_ms, uint64_t *count, kv_error *err) {
+/* Keys that have not expired: looks at all shards, of one moment.  On a deferred handle that is the newest state when the
+ * look began, as in many_newest. */
+static kv_status count_alive(kv_db *db, uint64_t *count, kv_error *err) {
     kv_store *store = db->store;
     bool newest = db->deferred != NULL && store->log != NULL;
-    for (unsigned tries = 0; newest && tries < COUNT_TRIES; tries++) {
-        uint64_t rollbacks = kv_log_rollbacks(store->log);
-        kv_status status = kv_store_count_alive(store, UINT64_MAX, now_ms, count, err);
-        kv_deferred_note_newest(db);
-        if (status < 0 || kv_log_rollbacks(store->log) == rollbacks)
+    for (unsigned tries = 0;; tries++) {
+        kv_snapshot snapshot;
+        kv_ticket ticket = {0};
+        uint64_t entries, lsn;
+        bool visible = !newest || tries == COUNT_TRIES;
+        if (newest && visible)
+            wait_for_own(db);
+        kv_snapshot_register(store, &snapshot);
+        lsn = snapshot.lsn;
+        if (!visible) {
+            kv_log_newest(store->log, &ticket, &entries);
+            lsn = ticket.lsn;
+        }
+        kv_status status = kv_store_count_alive(store, lsn, visible, snapshot.time_ms, count, err);
+        kv_snapshot_unregister(store, &snapshot);
+        if (ticket.group != NULL)
+            kv_deferred_note(db, &ticket);
+        if (status != KV_BUSY)
             return status;
     }
-    if (newest)
-        wait_for_own(db);
-    kv_snapshot snapshot; /* so that it is of one moment */
-    kv_snapshot_register(store, &snapshot);
-    kv_status status = kv_store_count_alive(store, snapshot.lsn, snapshot.time_ms, count, err);
-    kv_snapshot_unregister(store, &snapshot);
-    return status;
 }
 
 kv_status kv_count(kv_db *db, unsigned flags, uint64_t *count, kv_error *err) {
@@ -208,14 +215,14 @@ kv_status kv_count(kv_db *db, unsigned flags, uint64_t *count, kv_error *err) {
     kv_store *store = db->store;
     bool nowait = (flags & KV_NOWAIT) != 0;
     /* First this: when a sweep has raised it, the keys that it removed are counted out already. */
-    uint64_t next_expiry = atomic_load(&store->next_expiry), now_ms = 0;
-    bool look = next_expiry != KV_NO_EXPIRY && next_expiry <= (now_ms = kv_store_now(store));
+    uint64_t next_expiry = atomic_load(&store->next_expiry);
+    bool look = next_expiry != KV_NO_EXPIRY && next_expiry <= kv_store_now(store);
     if (nowait && (look || atomic_load(&store->tail_waits)))
         status = KV_BUSY;
     else if ((status = kv_store_catch_up(store, err)) < 0)
         ; /* the counts of some shards are not known */
     else if (look)
-        status = count_alive(db, now_ms, count, err);
+        status = count_alive(db, count, err);
     else
         *count = count_entries(db);
     kv_db_leave(db);

@@ -149,7 +149,7 @@ kv_status kv_snapshot_count(kv_snapshot *snapshot, uint64_t *count, kv_error *er
     kv_status status = kv_db_enter(snapshot->db, err);
     if (status < 0)
         return status;
-    status = kv_store_count_alive(snapshot->db->store, snapshot->lsn, snapshot->time_ms, count, err);
+    status = kv_store_count_alive(snapshot->db->store, snapshot->lsn, true, snapshot->time_ms, count, err);
     if (status == KV_OK)
         atomic_store_explicit(&snapshot->count, *count, memory_order_relaxed);
     kv_db_leave(snapshot->db);

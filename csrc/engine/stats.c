@@ -83,7 +83,7 @@ static kv_status count_in_shard(kv_store *store, kv_shard *shard, uint64_t lsn, 
     }
 }
 
-kv_status kv_store_count_alive(kv_store *store, uint64_t lsn, uint64_t now_ms, uint64_t *count,
+kv_status kv_store_count_alive(kv_store *store, uint64_t lsn, bool registered, uint64_t now_ms, uint64_t *count,
                                kv_error *err) {
     kv_table *table = &store->table;
     kv_status caught_up = kv_store_catch_up(store, err);
@@ -100,6 +100,10 @@ kv_status kv_store_count_alive(kv_store *store, uint64_t lsn, uint64_t now_ms, u
             if (status < 0)
                 return status;
             last = kv_shard_range_last(shard);
+        }
+        if (!registered && shard->merged_lsn > lsn) {
+            kv_shard_unlock(shard);
+            return KV_BUSY;
         }
         /* An older state may have had keys that have expired and were then swept away, or put anew. */
         if (due || (shard->undo != NULL && shard->last_lsn > lsn))

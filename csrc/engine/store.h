@@ -231,8 +231,9 @@ typedef struct kv_totals {
 kv_totals kv_store_sum(kv_store *store);
 uint64_t kv_store_keys(const kv_store *store); /* without a log */
 
-/* The keys at that LSN but for those that had expired by then. */
-kv_status kv_store_count_alive(kv_store *store, uint64_t lsn, uint64_t now_ms, uint64_t *count,
+/* The keys at that LSN, a registered snapshot's, but for those that had expired by then.  Not registered, it is above one;
+ * KV_BUSY then: it cannot be told any more. */
+kv_status kv_store_count_alive(kv_store *store, uint64_t lsn, bool registered, uint64_t now_ms, uint64_t *count,
                                kv_error *err) KV_MUST_CHECK;
 
 /* snapshot.c */
