@@ -181,8 +181,8 @@ static uint64_t count_entries(kv_db *db) {
     return entries + (uint64_t)atomic_load_explicit(&store->table.found, memory_order_relaxed);
 }
 
-/* Keys that have not expired: looks at all shards, of one moment.  On a deferred handle that is the newest state when the
- * look began, as in many_newest. */
+/* Keys that have not expired: looks at all shards, of one moment.  On a deferred handle that is the newest state when
+ * the look began, as in many_newest. */
 static kv_status count_alive(kv_db *db, uint64_t *count, kv_error *err) {
     kv_store *store = db->store;
     bool newest = db->deferred != NULL && store->log != NULL;

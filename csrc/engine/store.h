@@ -94,7 +94,8 @@ typedef struct kv_store {
 
     /* No key, newest or visible, expires before next_expiry (KV_NO_EXPIRY: none does).  Written under
      * snapshots_mutex: lowered by whoever puts an earlier one, while he holds the shard; raised by the worker when
-     * it has looked at all shards.  While it looks, sweep_expiry collects what is put behind its back; 0: it does not look. */
+     * it has looked at all shards.  While it looks, sweep_expiry collects what is put behind its back; 0: it does
+     * not look. */
     _Atomic uint64_t next_expiry, sweep_expiry;
     _Alignas(64) kv_worker worker;
     _Atomic bool tail_waits; /* some shards' counts are still those of the checkpoint.  Release by who has loaded them,
@@ -231,8 +232,8 @@ typedef struct kv_totals {
 kv_totals kv_store_sum(kv_store *store);
 uint64_t kv_store_keys(const kv_store *store); /* without a log */
 
-/* The keys at that LSN, a registered snapshot's, but for those that had expired by then.  Not registered, it is above one;
- * KV_BUSY then: it cannot be told any more. */
+/* The keys at that LSN, a registered snapshot's, but for those that had expired by then.  Not registered, it is above
+ * one; KV_BUSY then: it cannot be told any more. */
 kv_status kv_store_count_alive(kv_store *store, uint64_t lsn, bool registered, uint64_t now_ms, uint64_t *count,
                                kv_error *err) KV_MUST_CHECK;
 

@@ -114,8 +114,8 @@ uint64_t kv_undo_latest_change(const kv_shard *shard, uint64_t hash, kv_bytes ke
 kv_undo *kv_undo_prune(kv_shard *shard, uint64_t lsn, kv_undo *dead);
 void kv_undo_free_all(kv_table *table, kv_undo *records);
 
-/* Of several records of one key, or clears, between which nobody reads, keeps one.  `bounds`: in ascending order, the LSNs
- * of all registered snapshots, then the visible LSN (records above it are left alone).  Others than those
+/* Of several records of one key, or clears, between which nobody reads, keeps one.  `bounds`: in ascending order, the
+ * LSNs of all registered snapshots, then the visible LSN (records above it are left alone).  Others than those
  * snapshots can no longer read below shard->merged_lsn.  The same list as kv_undo_prune. */
 kv_undo *kv_undo_merge(kv_shard *shard, const uint64_t *bounds, size_t count, kv_undo *dead);
 

@@ -608,8 +608,8 @@ static void clear_all(worker *me) {
     CHECK_OK(kv_clear(t->db, 0, &t->w->err), &t->w->err);
 }
 
-/* Readers still see what a change on its way out has replaced.  That it has expired must be seen, too, though a sweep finds
- * nothing in the newest state that expires. */
+/* Readers still see what a change on its way out has replaced.  That it has expired must be seen, too, though a sweep
+ * finds nothing in the newest state that expires. */
 static void test_behind_what_is_not_committed(void) {
     static void (*const acts[])(worker *me) = {put_over, clear_all};
     for (size_t i = 0; i < sizeof acts / sizeof acts[0]; i++) {

@@ -545,6 +545,7 @@ static void test_evicted_memory_is_freed(void) {
     bounded_destroy(&t);
 }
 
-CHECK_MAIN(TEST(test_refuse), TEST(test_refuse_what_is_too_much), TEST(test_refuse_under_pressure), TEST(test_refused_alone),
+CHECK_MAIN(TEST(test_refuse), TEST(test_refuse_what_is_too_much), TEST(test_refuse_under_pressure),
+           TEST(test_refused_alone),
            TEST(test_rollbacks), TEST(test_evict), TEST(test_evict_whatever_grows),
            TEST(test_evict_under_pressure), TEST(test_evicted_memory_is_freed))
