@@ -414,6 +414,17 @@ def test_client_list_and_kill(server):
             client.close()
 
 
+def test_kill_many_at_once(server):
+    clients = [Raw(server.address) for _ in range(600)]
+    with Raw(server.address, timeout=5) as raw:
+        assert all(client.ask("PING") == b"PONG" for client in clients)
+        assert raw.ask("CLIENT", "KILL", "TYPE", "normal") == 600
+        assert all(client.at_end() for client in clients)
+        assert raw.ask("PING") == b"PONG"
+    for client in clients:
+        client.close()
+
+
 def test_clients_come_go_and_are_listed_at_once(server):
     """Lists and kills while others come and go: nobody is visited after his end."""
     stop = threading.Event()

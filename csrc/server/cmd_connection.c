@@ -372,14 +372,16 @@ static bool hunt_one(void *arg, kv_client *client) {
         (h->age_min_s > 0 && h->now_ns - client->created_ns < h->age_min_s * 1000000000) ||
         (h->skip_self && client == h->self))
         return true;
-    if (client == h->self)
+    if (client == h->self) {
         h->kills_self = true;
-    else
+    } else {
+        client->close_now = true; /* its loop, whose turn we hold, gets to know later: not to be found again */
         h->ids[h->count++] = client->id;
     h->found++;
     return h->count < sizeof h->ids / sizeof h->ids[0];
 }
 
+    }
 static uint64_t kill_hunted(kv_client *c, hunt *h) {
     uint64_t killed = 0;
     h->self = c;
