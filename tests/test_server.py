@@ -425,6 +425,15 @@ def test_kill_many_at_once(server):
         client.close()
 
 
+def test_kill_by_age(server):
+    with Raw(server.address) as raw, Raw(server.address) as other:
+        assert other.ask("PING") == b"PONG"
+        time.sleep(0.4)
+        for age in (1, 18446744074, (1 << 63) - 1):  # times 10^9 the second is 0.29 * 10^9, in 64 bits
+            assert raw.ask("CLIENT", "KILL", "MAXAGE", age) == 0
+        assert other.ask("PING") == b"PONG"
+
+
 def test_clients_come_go_and_are_listed_at_once(server):
     """Lists and kills while others come and go: nobody is visited after his end."""
     stop = threading.Event()

@@ -197,6 +197,11 @@ kv_status kv_step_hello(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t ar
 
 /* ---- CLIENT -------------------------------------------------------------------------------------------- */
 
+/* (One of another loop may have come since `now_ns`.) */
+static uint64_t age_s(const kv_client *client, uint64_t now_ns) {
+    return now_ns > client->created_ns ? (now_ns - client->created_ns) / 1000000000 : 0;
+}
+
 void kv_client_describe(const kv_client *client, uint64_t now_ns, kv_text_buffer *b) {
     uint64_t active = client->active_ns != 0 ? client->active_ns : client->created_ns;
     char flags[8];
@@ -218,8 +223,7 @@ void kv_client_describe(const kv_client *client, uint64_t now_ns, kv_text_buffer
     flags[n] = '\0';
     kv_text_addf(b, "id=%" PRIu64 " addr=%s laddr=%s fd=-1 name=%s age=%" PRIu64 " idle=%" PRIu64 " flags=%s db=0",
                  client->id, client->address, client->local_address, client->name != NULL ? client->name : "",
-                 now_ns > client->created_ns ? (now_ns - client->created_ns) / 1000000000 : 0,
-                 now_ns > active ? (now_ns - active) / 1000000000 : 0, flags);
+                 age_s(client, now_ns), now_ns > active ? (now_ns - active) / 1000000000 : 0, flags);
     bool is_subscribed = client->subscriptions != NULL;
     kv_text_addf(b, " sub=%zu psub=%zu ssub=0 multi=%d", is_subscribed ? kv_pubsub_count_kind(client, KV_PUBSUB_CHANNEL) : 0,
                  is_subscribed ? kv_pubsub_count_kind(client, KV_PUBSUB_PATTERN) : 0,
@@ -369,7 +373,7 @@ static bool hunt_one(void *arg, kv_client *client) {
         (h->address != NULL && !kv_bytes_equal(*h->address, kv_text(client->address))) ||
         (h->local_address != NULL && !kv_bytes_equal(*h->local_address, kv_text(client->local_address))) ||
         (h->subscribers >= 0 && is_subscriber != (h->subscribers > 0)) ||
-        (h->age_min_s > 0 && h->now_ns - client->created_ns < h->age_min_s * 1000000000) ||
+        age_s(client, h->now_ns) < h->age_min_s ||
         (h->skip_self && client == h->self))
         return true;
     if (client == h->self) {
@@ -377,11 +381,11 @@ static bool hunt_one(void *arg, kv_client *client) {
     } else {
         client->close_now = true; /* its loop, whose turn we hold, gets to know later: not to be found again */
         h->ids[h->count++] = client->id;
+    }
     h->found++;
     return h->count < sizeof h->ids / sizeof h->ids[0];
 }
 
-    }
 static uint64_t kill_hunted(kv_client *c, hunt *h) {
     uint64_t killed = 0;
     h->self = c;
