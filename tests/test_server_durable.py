@@ -166,6 +166,16 @@ def test_commands_that_wait_for_what_is_pending(tmp_path):
         assert not thread.is_alive()
 
 
+def test_part_of_a_request_behind_one_that_waits(tmp_path):
+    with serving(tmp_path / "s") as process, Raw(process.address) as raw:
+        behind = request("GET", "key")
+        for at in range(1, len(behind)):
+            raw.send(request("SET", "key", at) + request("SAVE") + behind[:at])
+            time.sleep(0.02)
+            raw.send(behind[at:])
+            assert [raw.reply() for _ in range(3)] == [b"OK", b"OK", b"%d" % at]
+
+
 def set_until_killed(address, number, acknowledged, pipeline):
     """Sets keys of its own until the server is gone; notes what was acknowledged."""
     rng = random.Random(number)

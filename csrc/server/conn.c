@@ -561,8 +561,8 @@ static stop run_all(kv_conn *conn, kv_resp_parser *parser, uint8_t *bytes, size_
                 stopped = STOP_TURN;
             }
             if (stopped != STOP_MORE) {
-                if (i + 1 < a.count || a.result == KV_RESP_BAD)
-                    kv_resp_fini(parser); /* it has gone further: those are parsed again */
+                if (i + 1 < a.count || a.result == KV_RESP_BAD || stopped == STOP_LATER)
+                    kv_resp_fini(parser); /* it has gone further: those are parsed again, behind `again` */
                 return stopped;
             }
         }
