@@ -176,6 +176,23 @@ def test_part_of_a_request_behind_one_that_waits(tmp_path):
             assert [raw.reply() for _ in range(3)] == [b"OK", b"OK", b"%d" % at]
 
 
+def test_a_reply_beside_one_that_waits(tmp_path):
+    """Nothing else wakes the loop; the first one, which has others, looks at the clock now and then."""
+    with serving(tmp_path / "s", "--threads", 2, "--enable-debug-commands") as process:
+        clients = [Raw(process.address) for _ in range(6)]
+        be_at_work(*clients)
+        for writer, saver, busy in (clients[::2], clients[1::2]):
+            busy.send(request("DEBUG", "SLEEP", 0.2))
+            time.sleep(0.1)  # so that both come at once
+            writer.send(request("SET", "key", "value"))
+            saver.send(request("SAVE"))
+            for client in (writer, saver, busy):
+                client.socket.settimeout(5)
+                assert client.reply() == b"OK"
+        for client in clients:
+            client.close()
+
+
 def set_until_killed(address, number, acknowledged, pipeline):
     """Sets keys of its own until the server is gone; notes what was acknowledged."""
     rng = random.Random(number)

@@ -652,6 +652,7 @@ static void *loop_main(void *arg) {
     return NULL;
 }
 
+            flush_messages(loop); /* nobody may come for a while */
 kv_status kv_loop_start(kv_loop *loop, kv_error *err) {
     int result = kv_thread_start(&loop->thread, loop_main, loop);
     if (result != 0)
