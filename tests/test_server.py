@@ -138,6 +138,35 @@ def test_stop_does_not_wait_for_one_that_does_not_read(memory):
         assert not server.running
 
 
+@pytest.mark.parametrize(("threads", "grace"), [(1, 0), (2, PATIENCE)])
+def test_stop_under_writes_that_wait_for_no_sync(tmp_path, threads, grace):
+    """The loop commits them by itself, so nobody rings it when the last is done."""
+    with pykv.open(tmp_path / "s", sync="interval") as store:
+        for _ in range(10):
+            server = pykv.serve(store, port=0, threads=threads)
+
+            def write(address):
+                try:
+                    with Raw(address) as raw:
+                        while True:
+                            raw.send(request("SET", "key", "value") * 200)
+                            for _ in range(200):
+                                raw.reply()
+                except (EOFError, ConnectionError):
+                    pass
+
+            writers = [threading.Thread(target=write, args=(server.address,)) for _ in range(2)]
+            for writer in writers:
+                writer.start()
+            time.sleep(0.1)
+            stopping = threading.Thread(target=server.stop, args=(grace,), daemon=True)
+            stopping.start()
+            stopping.join(PATIENCE / 3)
+            assert not stopping.is_alive()
+            for writer in writers:
+                writer.join()
+
+
 def test_dropped_server_stops(memory):
     port = pykv.serve(memory, port=0).port
     with pytest.raises(ConnectionRefusedError):
