@@ -12,6 +12,7 @@ import time
 
 import pytest
 from serving import PATIENCE, Raw, elsewhere, request, serving, wait_until
+from shim import compiled
 
 import pykv
 
@@ -461,6 +462,36 @@ def test_kill_by_age(server):
         for age in (1, 18446744074, (1 << 63) - 1):  # times 10^9 the second is 0.29 * 10^9, in 64 bits
             assert raw.ask("CLIENT", "KILL", "MAXAGE", age) == 0
         assert other.ask("PING") == b"PONG"
+
+
+LISTED_AT_ONCE = """
+import sys, threading, time, pykv
+from serving import PATIENCE, Raw, free_port
+
+def ask():
+    while True:
+        try:
+            with Raw(("127.0.0.1", port), timeout=5) as raw:
+                listings.append(raw.ask("CLIENT", "LIST"))
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.001)
+
+port, listings = free_port(), []
+thread = threading.Thread(target=ask)
+thread.start()
+with pykv.open() as store, pykv.serve(store, port=port):
+    thread.join(PATIENCE)
+    sys.stdout.write(f"{len(listings)}")
+    sys.stdout.flush()
+"""
+
+
+def test_listed_before_the_start_has_returned(tmp_path):
+    environment = {"LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {compiled('late.c', tmp_path)}".strip()}
+    options = {"capture_output": True, "text": True, "timeout": 2 * PATIENCE, **elsewhere(environment)}
+    ended = subprocess.run([sys.executable, "-c", LISTED_AT_ONCE], **options)
+    assert ended.stdout == "1", ended.stderr
 
 
 def test_clients_come_go_and_are_listed_at_once(server):

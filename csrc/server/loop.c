@@ -76,8 +76,10 @@ void kv_loop_fini(kv_loop *loop) {
     }
 }
 
+static _Thread_local const kv_loop *current; /* set by its own thread: it may run before who starts it knows `thread` */
+
 bool kv_loop_is_current(const kv_loop *loop) {
-    return loop->started && pthread_equal(loop->thread, pthread_self());
+    return loop == current;
 }
 
 /* ---- Bell and mailbox ---------------------------------------------------------------------- */
@@ -515,13 +517,13 @@ static void count_round(kv_loop *loop) {
 
 /* ---- Ending -------------------------------------------------------------------------------- */
 
-/* True when the loop has ended. */
-static bool wind_up(kv_loop *loop) {
 /* A loop that stops has nothing to wait for any more. */
 static bool is_done(const kv_loop *loop) {
     return loop->conns == NULL && loop->waits == NULL;
 }
 
+/* True when the loop has ended. */
+static bool wind_up(kv_loop *loop) {
     set_listening(loop, false);
     loop->listen_again_ns = 0;
     bool over = loop->now_ns >= atomic_load(&loop->server->stop_at_ns);
@@ -620,6 +622,7 @@ static void *loop_main(void *arg) {
     struct epoll_event events[EVENTS_MAX];
     uint64_t next_ns = 0;
     int carried = 0; /* events that the last round has polled */
+    current = loop;
     set_listening(loop, loop->index == 0);
     for (bool ended = false; !ended;) {
         int count = carried > 0 ? carried : poll_events(loop, events, next_ns);
@@ -649,6 +652,7 @@ static void *loop_main(void *arg) {
             kv_mutex_lock(&loop->turn, KV_RANK_TURN);
             let_go(loop);
             run_later(loop);
+            flush_messages(loop); /* nobody may come for a while */
             bury(loop);
             kv_mutex_unlock(&loop->turn, KV_RANK_TURN);
         }
@@ -660,7 +664,6 @@ static void *loop_main(void *arg) {
     return NULL;
 }
 
-            flush_messages(loop); /* nobody may come for a while */
 kv_status kv_loop_start(kv_loop *loop, kv_error *err) {
     int result = kv_thread_start(&loop->thread, loop_main, loop);
     if (result != 0)

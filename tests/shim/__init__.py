@@ -5,6 +5,8 @@ of it. `scenarios` has what is done with it; each runs in a process of its own, 
 
 nth.c: the n-th request for memory, or system call on files, fails.
 
+late.c: a thread is at work before its start returns.
+
 moment.c: the end of the process, or of the power, at a chosen moment; crash/moments.py has them.
 """
 
