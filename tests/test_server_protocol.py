@@ -159,6 +159,15 @@ def test_odd_bytes_do_no_harm(serve):
         assert good.ask("GET", b"a\0") == b"\0b"
 
 
+@pytest.mark.parametrize("line", [b"POST /x HTTP/1.1", b"GET / HTTP/1.1\r\nHost: localhost", request("Host:", "localhost")])
+def test_a_page_in_a_browser_cannot_write(serve, store, line):
+    server = serve()
+    with Raw(server.address) as raw:
+        raw.send(line.removesuffix(b"\r\n") + b"\r\nContent-Type: text/plain\r\n\r\nSET key value\r\n")
+        assert raw.at_end()
+    assert "key" not in store
+
+
 # ---- Limits ---------------------------------------------------------------------------------------
 
 

@@ -339,11 +339,21 @@ static bool refuse(kv_client *c, const kv_command *command, const kv_bytes *argv
     return true;
 }
 
+/* The beginning of an HTTP request, whose body could be requests of ours: a page in a browser can send one to any port, also to
+ * one of this machine. */
+static bool is_http(kv_bytes name) {
+    return kv_word_is(name, "post") || kv_word_is(name, "host:");
+}
+
 static kv_run run(kv_client *c, const kv_bytes *argv, size_t argc) {
     const kv_command *last = c->last_command;
     /* In a pipeline, mostly the same again. */
     const kv_command *command =
         last != NULL && kv_word_is(argv[0], last->name) ? last : kv_command_find(argv[0]);
+    if (command == NULL && is_http(argv[0])) {
+        c->close_now = true;
+        return KV_RUN_DONE;
+    }
     if (refuse(c, command, argv, argc)) {
         if (c->multi != NULL)
             kv_multi_fail(c);
