@@ -400,6 +400,27 @@ static void refuse_and_end(kv_conn *conn, const char *text) {
     conn->client.close_after_reply = true;
 }
 
+/* Messages of the request to its own client, behind its reply. */
+static void append_aside(kv_loop *loop, kv_reply *reply) {
+    kv_reply *aside = &loop->aside;
+    struct iovec pieces[PIECES_MAX];
+    if (aside->broken) { /* so are the messages, and with them this client's output; the next request's are not */
+        kv_reply_fini(aside);
+        kv_reply_init(aside);
+        reply->broken = true;
+        return;
+    }
+    for (size_t count; (count = kv_reply_pieces(aside, UINT64_MAX, pieces, PIECES_MAX)) > 0;) {
+        size_t size = 0;
+        for (size_t i = 0; i < count; i++) {
+            kv_reply_raw(reply, pieces[i].iov_base, pieces[i].iov_len);
+            size += pieces[i].iov_len;
+        }
+        kv_reply_sent(aside, size);
+    }
+    kv_reply_trim(aside);
+}
+
 static void run_one(kv_conn *conn, const kv_bytes *argv, size_t argc, kv_run *run) {
     kv_loop *loop = conn->loop;
     kv_client *client = &conn->client;
@@ -411,18 +432,8 @@ static void run_one(kv_conn *conn, const kv_bytes *argv, size_t argc, kv_run *ru
         return;
     if (kv_take_noted(loop->db))
         hold_back(conn, start);
-    if (loop->aside.start < loop->aside.end) {
-        struct iovec pieces[PIECES_MAX];
-        for (size_t count; (count = kv_reply_pieces(&loop->aside, UINT64_MAX, pieces, PIECES_MAX)) > 0;) {
-            size_t size = 0;
-            for (size_t i = 0; i < count; i++) {
-                kv_reply_raw(&client->reply, pieces[i].iov_base, pieces[i].iov_len);
-                size += pieces[i].iov_len;
-            }
-            kv_reply_sent(&loop->aside, size);
-        }
-        kv_reply_trim(&loop->aside);
-    }
+    if (loop->aside.start < loop->aside.end || loop->aside.broken)
+        append_aside(loop, &client->reply);
 }
 
 /* Is the newest commit that the handle waits for there already?  Then it forgets it. */

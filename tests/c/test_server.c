@@ -480,6 +480,48 @@ static void test_clients_without_memory(void) {
     }
 }
 
+/* Says something on a channel that it listens to itself; false: closed. */
+static bool talk_to_oneself(client *c) {
+    say(c, "PUBLISH me hello\r\n");
+    const char *line = hear(c);
+    if (line == NULL)
+        return false;
+    CHECK_STR(line, ":1");
+    static const char *const message[] = {">3", "$7", "message", "$2", "me", "$5", "hello"};
+    for (size_t i = 0; i < sizeof message / sizeof message[0]; i++) {
+        line = hear(c);
+        if (line == NULL)
+            return false;
+        CHECK_STR(line, message[i]);
+    }
+    return true;
+}
+
+static void test_messages_to_oneself_without_memory(void) {
+    place p = place_open(false);
+    client *c = calloc(1, sizeof *c);
+    bool failed = true;
+    for (uint64_t n = 0; failed; n++) {
+        client_open(c, p.server);
+        say(c, "HELLO 3\r\n");
+        for (const char *line = hear(c); strcmp(line, "*0") != 0; line = hear(c))
+            CHECK(line != NULL);
+        say(c, "SUBSCRIBE me\r\n");
+        for (const char *line = hear(c); strcmp(line, ":1") != 0; line = hear(c))
+            CHECK(line != NULL);
+        CHECK(talk_to_oneself(c)); /* whatever has failed before */
+        kv_mem_fail_at(n, false);
+        (void)talk_to_oneself(c);
+        failed = kv_mem_fail_at(UINT64_MAX, false) > n;
+        close(c->fd);
+        for (int i = 0; i < 500 && kv_server_client_count(p.server) > 0; i++)
+            usleep(1000); /* so that the next one has the same loop */
+    }
+    free(c);
+    place_close(&p);
+}
+
 CHECK_MAIN(TEST(test_all_at_once_in_memory), TEST(test_all_at_once_durable), TEST(test_stop_under_load),
            TEST(test_reload_under_load), TEST(test_reply_waits_for_the_disk), TEST(test_a_failed_sync_is_told),
-           TEST(test_failing_syncs), TEST(test_start_without_memory), TEST(test_clients_without_memory))
+           TEST(test_failing_syncs), TEST(test_start_without_memory), TEST(test_clients_without_memory),
+           TEST(test_messages_to_oneself_without_memory))
