@@ -166,6 +166,22 @@ def test_commands_that_wait_for_what_is_pending(tmp_path):
         assert not thread.is_alive()
 
 
+@pytest.mark.parametrize("sync", ["always", "interval"])
+def test_waitaof_in_a_transaction(tmp_path, sync):
+    """It waits for nothing there, so it must not say that it has."""
+    with (
+        pykv.open(tmp_path / "s", sync=sync, sync_interval=60) as store,
+        pykv.serve(store, port=0) as server,
+        Raw(server.address) as raw,
+    ):
+        for _ in range(2):
+            raw.send(request("MULTI") + request("SET", "key", "value") + request("WAITAOF", 1, 0, 0) + request("EXEC"))
+            assert [raw.reply() for _ in range(4)][3] == [b"OK", [int(sync == "always"), 0]]
+            assert raw.ask("WAITAOF", 1, 0, 0) == [1, 0]
+        raw.send(request("MULTI") + request("WAITAOF", 1, 0, 0) + request("EXEC"))
+        assert [raw.reply() for _ in range(3)][2] == [[1, 0]]
+
+
 def test_part_of_a_request_behind_one_that_waits(tmp_path):
     with serving(tmp_path / "s") as process, Raw(process.address) as raw:
         behind = request("GET", "key")

@@ -255,7 +255,14 @@ kv_run kv_cmd_wait(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
-/* A reply leaves when what stands before it is committed; in the modes that do not sync by themselves the disk is waited for here. */
+static bool is_all_durable(kv_client *c) {
+    kv_stats stats;
+    kv_error err;
+    return kv_get_stats(c->db, KV_NOWAIT, &stats, &err) == KV_OK && stats.durable_lsn >= stats.lsn;
+}
+
+/* A reply leaves when what stands before it is committed; in the modes that do not sync by themselves the disk is waited for here,
+ * but in EXEC, where nobody waits: there it tells how things are. */
 kv_run kv_cmd_waitaof(kv_client *c, const kv_bytes *argv, size_t argc) {
     (void)argc;
     int64_t local, replicas, timeout;
@@ -276,7 +283,10 @@ kv_run kv_cmd_waitaof(kv_client *c, const kv_bytes *argv, size_t argc) {
         kv_refuse(c, "ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.");
         return KV_RUN_DONE;
     }
-    if (is_durable && !kv_is_read_only(c->db) && kv_sync_mode(c->db) != KV_SYNC_ALWAYS && !c->in_exec) {
+    bool is_late = is_durable && !kv_is_read_only(c->db) && kv_sync_mode(c->db) != KV_SYNC_ALWAYS;
+    if (is_late && c->in_exec) {
+        is_durable = is_all_durable(c);
+    } else if (is_late) {
         if (kv_pending(c->db) != NULL)
             return KV_RUN_LATER;
         kv_server_begin_wait(c);
