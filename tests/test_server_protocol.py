@@ -159,7 +159,10 @@ def test_odd_bytes_do_no_harm(serve):
         assert good.ask("GET", b"a\0") == b"\0b"
 
 
-@pytest.mark.parametrize("line", [b"POST /x HTTP/1.1", b"GET / HTTP/1.1\r\nHost: localhost", request("Host:", "localhost")])
+HTTP = [b"POST /x HTTP/1.1", b"GET / HTTP/1.1\r\nHost: localhost", request("Host:", "localhost")]
+
+
+@pytest.mark.parametrize("line", HTTP)
 def test_a_page_in_a_browser_cannot_write(serve, store, line):
     server = serve()
     with Raw(server.address) as raw:
