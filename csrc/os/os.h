@@ -36,7 +36,7 @@ struct kv_os {
 
     /* The directory `path` (symbolic links allowed: it is the user's own path).  With `create` it
      * is made first when missing, and its name is durable afterwards, whoever made it (the parent
-     * is synced).  ENOTDIR when it is a file. */
+     * is synced; that of one that was there may be on a file system without syncs).  ENOTDIR when it is a file. */
     int (*dir_open)(void *ctx, const char *path, bool create);
     int (*dir_identity)(void *ctx, int dir, uint64_t identity[2]); /* equal: the same directory */
     int (*dir_list)(void *ctx, int dir, kv_name_visitor visit, void *arg);

@@ -132,6 +132,18 @@ static void test_parent_that_cannot_be_listed(void) {
     scratch_remove(&s);
 }
 
+/* Where the parent's file system has no sync, as one that is never written to, a directory may be set up all the same:
+ * another file system mounted there, say. */
+static void test_parent_that_has_no_sync(void) {
+    kv_dir dir;
+    int proc = open("/proc", O_RDONLY | O_DIRECTORY);
+    if (proc < 0 || fsync(proc) == 0 || errno != EINVAL)
+        SKIP("it takes a /proc that cannot be synced");
+    close(proc);
+    CHECK_OK(kv_dir_open(&dir, &kv_os_posix, "/proc/self", true, &err), &err);
+    kv_dir_close(&dir);
+}
+
 /* ---- What is opened -------------------------------------------------------------------------- */
 
 static void test_symbolic_links_are_refused(void) {
@@ -948,6 +960,7 @@ static void test_closing_twice(void) {
 
 CHECK_MAIN(TEST(test_modes_under_any_umask), TEST(test_modes_without_privileges),
            TEST(test_modes_of_others_are_kept), TEST(test_parent_that_cannot_be_listed),
+           TEST(test_parent_that_has_no_sync),
            TEST(test_symbolic_links_are_refused), TEST(test_other_than_regular_files_are_refused),
            TEST(test_missing_and_existing), TEST(test_reader_cannot_write),
            TEST(test_directory_that_is_a_file), TEST(test_directory_that_is_missing),
