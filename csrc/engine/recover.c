@@ -1,6 +1,7 @@
 /* recover.c - see recover.h. */
 #include "recover.h"
 
+#include <errno.h>
 #include <inttypes.h>
 
 #include "../base/crc32c.h"
@@ -314,6 +315,18 @@ static kv_status read_full_segment(reader *r, uint64_t *lsn, const kv_segment *n
     return status;
 }
 
+/* For a reader, who may not change the file: what is in the page cache can be pushed out.  A file system that is never
+ * written to may have no sync, and nothing waits for one there. */
+static kv_status push_out(const kv_file *file, kv_error *err) {
+    kv_error local;
+    kv_status status = kv_file_sync(file, &local);
+    if (status == KV_OK || local.sys_errno == EINVAL || local.sys_errno == EROFS)
+        return KV_OK;
+    if (err != NULL)
+        *err = local;
+    return status;
+}
+
 static kv_status read_last_segment(reader *r, uint64_t *lsn, bool read_only, kv_error *err) {
     kv_recovery *info = r->info;
     bool ended;
@@ -340,8 +353,7 @@ static kv_status read_last_segment(reader *r, uint64_t *lsn, bool read_only, kv_
     /* Even then the close frame itself may be in the page cache only (its sync failed, say), and a hole in
      * its place would look like damage later. */
     info->clean = r->last_kind == KV_FRAME_CLOSE && info->bytes_cut == 0;
-    /* Read-only: the file may not be changed, but what is in the page cache can be pushed out. */
-    return read_only ? kv_file_sync(&r->segment->file, err) : settle(r, *lsn, torn_end, err);
+    return read_only ? push_out(&r->segment->file, err) : settle(r, *lsn, torn_end, err);
 }
 
 static kv_status older_add(kv_recovered *recovered, const kv_segment_header *header,

@@ -377,7 +377,34 @@ static void test_leftovers(void) {
     world_destroy(w);
 }
 
+/* A file system that is never written to may have no sync: nothing waits for one there. */
+static void test_read_only_media(void) {
+    static const int errors[] = {EINVAL, EROFS, EIO, ENOSPC};
+    for (int i = 0; i < 4; i++) {
+        world *w = world_create();
+        world_open(w);
+        CHECK_OK(kv_put(w->db, A, A, 0, &w->err), &w->err);
+        world_close(w);
+        w->options.read_only = true;
+        fault_os_fail(w->faults, FAULT_SYNC, 1, errors[i], FAULT_FOREVER);
+        if (i < 2) {
+            world_open(w);
+            CHECK_OK(kv_contains(w->db, A, 0, &w->err), &w->err);
+            world_close(w);
+        } else {
+            CHECK_STATUS(world_try_open(w), KV_ERR_IO, &w->err);
+        }
+        fault_os_heal(w->faults);
+        w->options.read_only = false; /* who writes needs syncs */
+        fault_os_fail(w->faults, FAULT_SYNC, 1, errors[i], FAULT_FOREVER);
+        CHECK_STATUS(world_try_open(w), KV_ERR_IO, &w->err);
+        fault_os_heal(w->faults);
+        world_destroy(w);
+    }
+}
+
 CHECK_MAIN(TEST(test_applier_alone), TEST(test_applier_with_helper), TEST(test_applier_given_up),
            TEST(test_logs_of_all_lengths), TEST(test_frames_around_a_chunk), TEST(test_no_memory),
            TEST(test_reads_that_fail), TEST(test_end_frame_is_made_up_for),
-           TEST(test_a_frame_behind_the_next_segments_start), TEST(test_leftovers))
+           TEST(test_a_frame_behind_the_next_segments_start), TEST(test_leftovers),
+           TEST(test_read_only_media))
