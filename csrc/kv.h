@@ -352,7 +352,8 @@ kv_status kv_checkpoint(kv_db *db, kv_progress progress, void *arg, kv_error *er
 kv_status kv_load_all(kv_db *db, kv_progress progress, void *arg, kv_error *err) KV_MUST_CHECK;
 
 /* Makes the new directory `dest` (it must not be there, or be empty) a store with the state of the moment when
- * the copy ends, while readers and writers go on.  On failure what was made in it is removed. */
+ * the copy ends, while readers and writers go on.  It is locked meanwhile (KV_ERR_LOCKED when somebody makes a store of it, or
+ * another copy).  On failure what was made in it is removed. */
 kv_status kv_backup(kv_db *db, const char *dest, kv_progress progress, void *arg, kv_error *err)
     KV_MUST_CHECK;
 

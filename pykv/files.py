@@ -13,6 +13,7 @@ from pykv.store import open as open_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pykv.store import Store
     from pykv.types import Progress, StorePath
 
     _Problem = tuple[str | None, int | None, str, str | None, int | None]
@@ -131,7 +132,7 @@ def repair(
     _reject_overlap(source, destination)
     problems: list[_Problem] = []
     suspects: list[bytes] = []
-    with _new_directory(destination), open_store(destination, sync="never") as store:
+    with _new_store(destination) as store:
         counts = _core._repair(source, store, problems, suspects, progress)
     return RepairReport(
         **_common(problems, counts),
@@ -216,10 +217,9 @@ def _reject_overlap(source: StorePath, destination: StorePath) -> None:
 
 @contextlib.contextmanager
 def _new_directory(path: StorePath) -> Iterator[None]:
-    """Demands that nothing is at `path`, or an empty directory, and leaves it so after a
-    failure."""
-    import shutil  # only here: it takes longer to import than all of pykv
-
+    """Demands that nothing is at `path`, or an empty directory.  After a failure it removes the
+    directory that was made, if it is empty: files in it may be those of somebody who came
+    meanwhile."""
     name = os.fsdecode(path)
     there = os.path.lexists(name)
     try:
@@ -232,10 +232,29 @@ def _new_directory(path: StorePath) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):
-            if there:
-                for entry in os.scandir(name):
-                    os.unlink(entry.path)  # a store has no directories in it
-            elif os.path.lexists(name):
-                shutil.rmtree(name)
+        if not there:
+            with contextlib.suppress(OSError):
+                os.rmdir(name)
         raise
+
+
+@contextlib.contextmanager
+def _new_store(path: StorePath) -> Iterator[Store]:
+    """A store in a new directory; after a failure its files are removed."""
+    with _new_directory(path):
+        ours = True  # else somebody else has made one meanwhile
+        try:
+            try:
+                store = open_store(path, sync="never")
+            except BaseException as error:
+                there = os.path.lexists(os.path.join(os.fsdecode(path), "STORE"))
+                ours = not there and not isinstance(error, _core.LockedError)
+                raise
+            ours = store.recovery["created"]
+            with store:
+                yield store
+        except BaseException:
+            with contextlib.suppress(OSError):
+                for entry in os.scandir(os.fsdecode(path)) if ours else ():
+                    os.unlink(entry.path)  # a store has no directories in it
+            raise

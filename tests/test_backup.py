@@ -252,6 +252,19 @@ def test_an_exception_of_progress(saved, tmp_path):
     assert not (tmp_path / "new").exists() and list((tmp_path / "empty").iterdir()) == []
 
 
+def test_a_store_that_is_made_in_the_destination_meanwhile(saved, tmp_path, open_store):
+    """It stays, with what was acknowledged to its owner."""
+
+    def progress(done, total):
+        if not (tmp_path / "new").exists():
+            with pykv.open(tmp_path / "new") as store:
+                store[b"mine"] = b"v"
+
+    with pytest.raises(pykv.StorageError, match="empty"):
+        pykv.restore(saved, tmp_path / "new", progress=progress)
+    assert_holds(open_store(tmp_path / "new"), {b"mine": b"v"})
+
+
 @pytest.mark.parametrize("arguments", [(5, "new"), ("saved", 5), (None, None), ("saved",), ()], ids=repr)
 def test_wrong_arguments(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)

@@ -257,6 +257,8 @@ def test_no_descriptors_for_work_on_files(script, path):
                 except OSError as error:
                     assert error.errno == errno.EMFILE, error
                     assert not isinstance(error, pykv.Error) or type(error) is pykv.StorageError, error
+                    if call is backed_up and os.path.exists(*new):
+                        os.rmdir(*new)  # it is empty
                     assert not new or not os.path.exists(new[0]), new
                     refused += 1
                 else:

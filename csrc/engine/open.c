@@ -18,8 +18,6 @@
 #include "store.h"
 #include "worker.h"
 
-#define STORE_FILE_NEW "STORE.tmp"
-
 /* ---- The lock file's text, the owner's process id ------------------------------------------------ */
 
 /* Writes our process id into it, for others to name us.  `*before`: what it held. */
@@ -58,7 +56,7 @@ typedef struct contents {
 } contents;
 
 /* In preparation, or to be written over: not needed by the next open. */
-static const char *const scrap[] = {KV_SEGMENT_SPARE, KV_SEGMENT_RECYCLED, STORE_FILE_NEW, KV_CHECKPOINT_NEW,
+static const char *const scrap[] = {KV_SEGMENT_SPARE, KV_SEGMENT_RECYCLED, KV_STORE_FILE_NEW, KV_CHECKPOINT_NEW,
                                     KV_CHECKPOINT_RECYCLED};
 #define SCRAP_COUNT (sizeof scrap / sizeof scrap[0])
 
@@ -140,7 +138,7 @@ kv_status kv_store_write_identity(const kv_dir *dir, const kv_identity *identity
     uint8_t bytes[KV_STORE_FILE_SIZE];
     kv_file file;
     kv_identity_encode(identity, bytes);
-    kv_status status = kv_file_open(&file, dir, STORE_FILE_NEW, KV_OPEN_CREATE, err);
+    kv_status status = kv_file_open(&file, dir, KV_STORE_FILE_NEW, KV_OPEN_CREATE, err);
     if (status < 0)
         return status;
     status = kv_file_truncate(&file, 0, err);
@@ -150,7 +148,7 @@ kv_status kv_store_write_identity(const kv_dir *dir, const kv_identity *identity
         status = kv_file_sync(&file, err);
     kv_file_close(&file);
     if (status == KV_OK)
-        status = kv_dir_rename(dir, STORE_FILE_NEW, KV_STORE_FILE, err);
+        status = kv_dir_rename(dir, KV_STORE_FILE_NEW, KV_STORE_FILE, err);
     return status == KV_OK ? kv_dir_sync(dir, err) : status;
 }
 
@@ -238,15 +236,6 @@ static kv_status remove_leftovers(const kv_dir *dir, uint64_t sequence, kv_error
         if (status < 0)
             return status;
     }
-}
-
-static bool remove_name(void *arg, const char *name) {
-    (void)!kv_dir_unlink(arg, name, NULL);
-    return true;
-}
-
-void kv_store_remove_files(kv_dir *dir) {
-    (void)!kv_dir_list(dir, remove_name, dir, NULL);
 }
 
 /* ---- Opening ---------------------------------------------------------------------------------------- */

@@ -18,6 +18,7 @@
 #include "../base/crc32c.h"
 #include "../base/futex.h"
 #include "../base/mem.h"
+#include "lockfile.h"
 #include "snapshot.h"
 #include "store.h"
 #include "worker.h"
@@ -432,6 +433,7 @@ kv_status kv_load_all(kv_db *db, kv_progress progress, void *arg, kv_error *err)
 typedef struct backup {
     walk walk;
     kv_dir dir;
+    kv_file lock_file; /* of the copy: nobody makes a store in its place meanwhile */
     kv_identity who;
     kv_segment_header segment;
     kv_file log;
@@ -440,23 +442,57 @@ typedef struct backup {
     size_t buffer_size;
 } backup;
 
-static bool any_name(void *arg, const char *name) {
-    (void)name;
-    *(bool *)arg = true;
-    return false;
+typedef struct other_names {
+    const char *but; /* that one does not count; NULL: all do */
+    bool found;
+} other_names;
+
+static bool note_other(void *arg, const char *name) {
+    other_names *o = arg;
+    o->found = o->but == NULL || strcmp(name, o->but) != 0;
+    return !o->found;
 }
 
+static kv_status find_others(const kv_dir *dir, const char *but, bool *found, kv_error *err) {
+    other_names o = {.but = but};
+    kv_status status = kv_dir_list(dir, note_other, &o, err);
+    *found = o.found;
+    return status;
+}
+
+/* A look before the lock, so that a directory in use does not get a LOCK; then one that counts. */
 static kv_status open_destination(backup *b, const kv_os *os, const char *dest, kv_error *err) {
-    bool used = false;
+    bool used;
     kv_status status = kv_dir_open(&b->dir, os, dest, true, err);
     if (status < 0)
         return status;
-    status = kv_dir_list(&b->dir, any_name, &used, err);
+    status = find_others(&b->dir, NULL, &used, err);
+    if (status == KV_OK && !used) {
+        status = kv_lockfile_take(&b->lock_file, &b->dir, false, err);
+        if (status == KV_OK) {
+            status = find_others(&b->dir, KV_LOCK_FILE, &used, err);
+            if (status < 0)
+                (void)!kv_dir_unlink(&b->dir, KV_LOCK_FILE, NULL);
+        }
+    }
     if (status == KV_OK && used)
         status = kv_fail_sys(err, ENOTEMPTY, dest, "a backup needs a new or an empty directory");
-    if (status < 0)
+    if (status < 0) {
+        kv_lockfile_release(&b->lock_file);
         kv_dir_close(&b->dir);
+    }
     return status;
+}
+
+/* What was made of the copy: first what makes it a store, last what keeps others away. */
+static void remove_copy(const kv_dir *dir) {
+    char log[64], checkpoint[64];
+    kv_segment_name(1, log);
+    kv_checkpoint_name(1, checkpoint);
+    const char *const names[] = {KV_STORE_FILE, KV_STORE_FILE_NEW, log, KV_SEGMENT_SPARE,
+                                 checkpoint, KV_CHECKPOINT_NEW, KV_LOCK_FILE};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        (void)!kv_dir_unlink(dir, names[i], NULL);
 }
 
 /* A copy is a store of its own: files of the two that get mixed up are noticed. */
@@ -598,7 +634,7 @@ static kv_status save_state(backup *b, kv_error *err) {
 static kv_status make_backup(kv_store *store, const char *dest, kv_progress progress, void *arg,
                              kv_error *err) {
     backup b = {.walk = {.store = store, .progress = progress, .arg = arg},
-                .dir = KV_DIR_CLOSED, .log = KV_FILE_CLOSED};
+                .dir = KV_DIR_CLOSED, .lock_file = KV_FILE_CLOSED, .log = KV_FILE_CLOSED};
     kv_status status = open_destination(&b, store->options.os, dest, err);
     if (status < 0)
         return status;
@@ -606,8 +642,10 @@ static kv_status make_backup(kv_store *store, const char *dest, kv_progress prog
     status = draw_identity(&b, err);
     if (status == KV_OK)
         status = save_state(&b, err);
-    if (status == KV_ERR_FORKED)
+    if (status == KV_ERR_FORKED) {
+        kv_file_close(&b.lock_file); /* the parent still has it */
         return status;
+    }
     walk_end(&b.walk);
     kv_checkpoint_writer_destroy(b.walk.writer);
     if (status == KV_OK)
@@ -615,8 +653,9 @@ static kv_status make_backup(kv_store *store, const char *dest, kv_progress prog
     if (status == KV_OK)
         status = kv_store_write_identity(&b.dir, &b.who, err);
     if (status < 0)
-        kv_store_remove_files(&b.dir);
-    else if (progress != NULL)
+        remove_copy(&b.dir);
+    kv_lockfile_release(&b.lock_file);
+    if (status == KV_OK && progress != NULL)
         (void)progress(arg, b.walk.total, b.walk.total);
     kv_dir_close(&b.dir);
     kv_mem_free(b.buffer);

@@ -165,9 +165,9 @@ kv_status kv_store_open_directory(kv_store *store, kv_error *err)
     KV_MUST_CHECK; /* store->dir is open */
 kv_status kv_store_open_memory(kv_store *store, kv_error *err) KV_MUST_CHECK;
 kv_status kv_store_close(kv_store *store, kv_error *err);
+#define KV_STORE_FILE_NEW "STORE.tmp"
 kv_status kv_store_write_identity(const kv_dir *dir, const kv_identity *identity, kv_error *err)
     KV_MUST_CHECK;
-void kv_store_remove_files(kv_dir *dir); /* everything in a directory that was empty before */
 
 /* change.c */
 kv_status kv_store_rollback(void *store, uint64_t lsn, kv_error *err) KV_MUST_CHECK;

@@ -241,8 +241,8 @@ PyDoc_STRVAR(backup_doc,
 "dest is a path that is not there yet, or an empty directory.  On disk when it returns.  Costs a\n"
 "copy of the data; readers and writers go on meanwhile.  progress as in checkpoint().\n"
 "\n"
-"Raises what checkpoint() raises, and StorageError when dest is there and not empty or has no\n"
-"room.  What was made in dest is removed then.");
+"Raises what checkpoint() raises, StorageError when dest is there and not empty or has no room, and\n"
+"LockedError when another process makes a store of it.  What was made in dest is removed then.");
 
 PyDoc_STRVAR(preload_doc,
 "preload($self, /, *, progress=None)\n"

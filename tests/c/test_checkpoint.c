@@ -569,6 +569,75 @@ static void test_backup_fails(void) {
         }
 }
 
+/* Another process makes a store where a backup is being made, or another backup. */
+typedef struct intruder {
+    world *w;
+    uint64_t left; /* calls until it comes */
+    bool copies;   /* a backup */
+    kv_db *db;     /* its own */
+    kv_status status;
+    kv_error err;
+} intruder;
+
+static void intrude(void *arg, fault_call call, bool after) {
+    intruder *t = arg;
+    kv_error err;
+    kv_db *db;
+    (void)call;
+    if (!after || t->left == 0 || --t->left > 0)
+        return;
+    if (t->copies) {
+        t->status = kv_backup(t->db, "copy", NULL, NULL, &t->err);
+        return;
+    }
+    kv_options options = t->w->options;
+    options.os = memory_os_table(t->w->memory);
+    options.create = true;
+    t->status = kv_open("copy", &options, &db, &t->err);
+    if (t->status < 0)
+        return;
+    CHECK_OK(kv_put(db, LITERAL("mine"), LITERAL("1"), 0, &err), &err);
+    kv_destroy(db);
+}
+
+static bool intrude_at(uint64_t nth, bool copies) {
+    pair p = pair_with_tail(40);
+    world *w = p.w;
+    kv_db *db;
+    intruder t = {.w = w, .left = nth, .copies = copies};
+    CHECK_OK(kv_load_all(w->db, NULL, NULL, &w->err), &w->err);
+    usleep(20000); /* for the worker's last read */
+    kv_options options = w->options;
+    options.os = memory_os_table(w->memory);
+    CHECK_OK(kv_open("other", &options, &t.db, &w->err), &w->err);
+    CHECK_OK(kv_put(t.db, LITERAL("mine"), LITERAL("1"), 0, &w->err), &w->err);
+    fault_os_watch(w->faults, intrude, &t);
+    kv_status status = kv_backup(w->db, "copy", NULL, NULL, &w->err);
+    fault_os_watch(w->faults, NULL, NULL);
+    bool came = t.left == 0;
+    if (came && t.status < 0 && t.err.status != KV_ERR_LOCKED) /* what is there already, or not yet */
+        CHECK(t.err.sys_errno == ENOTEMPTY || t.err.sys_errno == ENOENT || t.err.status == KV_ERR_CORRUPT);
+    CHECK(status == KV_OK || (came && t.status == KV_OK));
+    CHECK_OK(kv_open("copy", &options, &db, &w->err), &w->err);
+    if (status == KV_OK && (copies || t.status < 0))
+        model_check(p.m, db);
+    if (came && t.status == KV_OK)
+        CHECK_OK(kv_contains(db, LITERAL("mine"), 0, &w->err), &w->err);
+    kv_destroy(db);
+    kv_destroy(t.db);
+    pair_destroy(&p);
+    return came;
+}
+
+static void test_intruders_of_a_backup(void) {
+    for (int copies = 0; copies < 2; copies++) {
+        uint64_t nth = 1;
+        while (intrude_at(nth, copies))
+            nth++;
+        CHECK(nth > 20);
+    }
+}
+
 /* The power goes while a backup is made: what is there afterwards is no store, or the whole one. */
 typedef struct copying {
     pair *p;
@@ -1127,6 +1196,7 @@ static void test_room_for_small_segments_only(void) {
 CHECK_MAIN(TEST(test_empty), TEST(test_state_and_tail), TEST(test_count_before_loading),
            TEST(test_by_itself), TEST(test_backup), TEST(test_changes_while_it_is_made),
            TEST(test_sizes), TEST(test_at_close), TEST(test_recycled), TEST(test_cancelled), TEST(test_backup_fails),
+           TEST(test_intruders_of_a_backup),
            TEST(test_power_cut_in_a_backup), TEST(test_backup_without_an_end_frame),
            TEST(test_backup_of_a_log_without_an_end_frame), TEST(test_backup_of_other_stores),
            TEST(test_reads_fail), TEST(test_no_memory), TEST(test_damaged_block), TEST(test_sweep_past_a_damaged_block),
