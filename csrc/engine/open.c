@@ -436,7 +436,6 @@ kv_status kv_store_close(kv_store *store, kv_error *err) {
     if (store->dir.fd >= 0) {
         unsign_lock(store, &nobody);
         kv_lockfile_release(&store->lock_file);
-        kv_dir_close(&store->dir);
     }
     return status;
 }

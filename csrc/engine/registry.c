@@ -336,20 +336,9 @@ kv_status kv_dup(kv_db *db, bool deferred, kv_db **out, kv_error *err) {
     return status;
 }
 
-/* Makes of a store that was just closed a new one in the same place.  Others know it by its identity, and see that it is
- * busy. */
-static kv_status open_again(kv_store *store, const char *path, kv_error *err) {
-    kv_status status = kv_dir_open(&store->dir, store->options.os, path, false, err);
-    if (status < 0)
-        return status;
-    status = kv_store_open_directory(store, err);
-    if (status < 0)
-        kv_dir_close(&store->dir);
-    return status;
-}
-
+/* Makes of the store a new one in the same directory, whatever its path leads to by now.  Others know it by its
+ * identity, and see that it is busy. */
 kv_status kv_reopen(kv_db *db, kv_error *err) {
-    char path[KV_ERROR_PATH_SIZE];
     kv_status status = kv_db_enter(db, err);
     if (status < 0)
         return status;
@@ -363,23 +352,22 @@ kv_status kv_reopen(kv_db *db, kv_error *err) {
     if (!alone)
         return kv_fail(err, KV_ERR_INVALID, "the store is in memory only, or has other handles");
     kv_db_drop_snapshots(db);
-    memcpy(path, store->dir.path, sizeof path);
     status = kv_store_close(store, err);
     LOCK();
     kv_store blank = {.options = store->options, .next = store->next, .handles = store->handles,
-                      .handle_count = 1, .busy = 1, .dir = KV_DIR_CLOSED};
+                      .handle_count = 1, .busy = 1, .dir = store->dir, .lock_file = KV_FILE_CLOSED};
     memcpy(blank.identity, store->identity, sizeof blank.identity);
     memcpy(store, &blank, sizeof blank);
-    store->dir.fd = store->lock_file.fd = -1;
     UNLOCK();
     if (status == KV_OK)
-        status = open_again(store, path, err);
+        status = kv_store_open_directory(store, err);
     if (status == KV_OK) {
         handle_set(db);
         atomic_store(&store->busy, 0);
         return KV_OK;
     }
     refuse_calls(db, KV_CALLS_CLOSING);
+    kv_dir_close(&store->dir);
     remove_store(store, db);
     kv_mem_unmap(store, sizeof *store);
     return status;
@@ -427,6 +415,7 @@ kv_status kv_close(kv_db *db, kv_error *err) {
             db->checkpoint_error = store->checkpoint_error;
             atomic_store_explicit(&db->warning, true, memory_order_relaxed);
         }
+        kv_dir_close(&store->dir);
         remove_store(store, db);
         kv_mem_unmap(store, sizeof *store);
     }

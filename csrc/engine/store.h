@@ -164,7 +164,7 @@ void kv_store_warn(kv_store *store); /* every handle is to tell of the checkpoin
 kv_status kv_store_open_directory(kv_store *store, kv_error *err)
     KV_MUST_CHECK; /* store->dir is open */
 kv_status kv_store_open_memory(kv_store *store, kv_error *err) KV_MUST_CHECK;
-kv_status kv_store_close(kv_store *store, kv_error *err);
+kv_status kv_store_close(kv_store *store, kv_error *err); /* all but store->dir */
 #define KV_STORE_FILE_NEW "STORE.tmp"
 kv_status kv_store_write_identity(const kv_dir *dir, const kv_identity *identity, kv_error *err)
     KV_MUST_CHECK;

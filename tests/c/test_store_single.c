@@ -1260,6 +1260,25 @@ static void test_real_files(void) {
     scratch_remove(&dir);
 }
 
+/* The directory is the same one, whatever stands by its name now. */
+static void test_reopened_where_it_is(void) {
+    scratch dir = scratch_make();
+    kv_db *db, *other;
+    kv_error err;
+    CHECK_OK(kv_open(scratch_path(&dir, "s"), NULL, &db, &err), &err);
+    CHECK_OK(kv_put(db, LITERAL("mine"), LITERAL("1"), 0, &err), &err);
+    CHECK_EQ(rename(scratch_path(&dir, "s"), scratch_path(&dir, "moved")), 0);
+    CHECK_OK(kv_reopen(db, &err), &err);
+    CHECK_OK(kv_open(scratch_path(&dir, "s"), NULL, &other, &err), &err);
+    CHECK_OK(kv_put(other, LITERAL("another's"), LITERAL("2"), 0, &err), &err);
+    kv_destroy(other);
+    CHECK_OK(kv_reopen(db, &err), &err);
+    CHECK_OK(kv_contains(db, LITERAL("mine"), 0, &err), &err);
+    CHECK_EQ(kv_contains(db, LITERAL("another's"), 0, &err), KV_NOTFOUND);
+    kv_destroy(db);
+    scratch_remove(&dir);
+}
+
 CHECK_MAIN(TEST(test_put_get_delete), TEST(test_empty_key_and_value), TEST(test_sizes),
            TEST(test_limits), TEST(test_unknown_op), TEST(test_conditional), TEST(test_incr),
            TEST(test_pop_any), TEST(test_batch), TEST(test_large_batches), TEST(test_get_many),
@@ -1271,4 +1290,5 @@ CHECK_MAIN(TEST(test_put_get_delete), TEST(test_empty_key_and_value), TEST(test_
            TEST(test_fork), TEST(test_fork_while_another_thread_closes),
            TEST(test_fork_with_a_value_of_a_closed_store), TEST(test_fork_in_a_progress_function),
            TEST(test_child_closes_no_descriptor_of_others),
-           TEST(test_random_operations), TEST(test_real_files))
+           TEST(test_random_operations), TEST(test_real_files),
+           TEST(test_reopened_where_it_is))
