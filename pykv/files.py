@@ -240,21 +240,31 @@ def _new_directory(path: StorePath) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _new_store(path: StorePath) -> Iterator[Store]:
-    """A store in a new directory; after a failure its files are removed."""
+    """A store in a new directory; after a failure its files are removed, but never those of a store
+    that somebody else has made there meanwhile."""
+    name = os.fsdecode(path)
     with _new_directory(path):
-        ours = True  # else somebody else has made one meanwhile
+        ours = False
         try:
             try:
                 store = open_store(path, sync="never")
             except BaseException as error:
-                there = os.path.lexists(os.path.join(os.fsdecode(path), "STORE"))
-                ours = not there and not isinstance(error, _core.LockedError)
+                ours = not _is_of_others(name, error)
                 raise
             ours = store.recovery["created"]
             with store:
+                if not ours:
+                    raise _core.StorageError(errno.ENOTEMPTY, "the directory is not empty", name)
                 yield store
         except BaseException:
             with contextlib.suppress(OSError):
-                for entry in os.scandir(os.fsdecode(path)) if ours else ():
+                for entry in os.scandir(name) if ours else ():
                     os.unlink(entry.path)  # a store has no directories in it
             raise
+
+
+def _is_of_others(name: str, error: BaseException) -> bool:
+    """Whether a new store could not be made because something is there by now."""
+    if isinstance(error, (_core.LockedError, _core.CorruptionError, _core.VersionError, ValueError)):
+        return True  # a ValueError: it is open in this process, in another mode
+    return os.path.lexists(os.path.join(name, "STORE"))

@@ -191,6 +191,19 @@ def test_restore_where_something_is(saved, tmp_path):
         pykv.restore(saved, tmp_path / "no" / "such")
 
 
+def test_restore_removes_nothing_that_others_make_meanwhile(saved, tmp_path):
+    place = tmp_path / "place"
+
+    def progress(done, total):
+        if not place.exists():
+            pykv.open(place).close()
+
+    with pytest.raises(pykv.StorageError, match="empty"):
+        pykv.restore(saved, place, progress=progress)
+    with pykv.open(place, create=False):
+        pass
+
+
 def test_restore_of_what_is_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
     for source in (tmp_path / "none", tmp_path / "empty"):

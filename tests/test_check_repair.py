@@ -296,6 +296,25 @@ def test_a_destination_that_is_in_use(stored, tmp_path):
     assert (fingerprint(place), fingerprint(stored)) == before
 
 
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_store_that_comes_meanwhile_is_not_removed(stored, tmp_path, open_store, monkeypatch, is_open):
+    place, opener = tmp_path / "new", pykv.open
+
+    def another_first(path, **options):
+        if path == place:
+            another = open_store(path)
+            another[b"k"] = b"v"
+            if not is_open:
+                another.close()
+        return opener(path, **options)
+
+    monkeypatch.setattr(pykv.files, "open_store", another_first)
+    with pytest.raises((pykv.StorageError, ValueError)):
+        pykv.repair(stored, place)
+    with opener(place, create=False) as store:
+        assert store == {b"k": b"v"}
+
+
 def test_an_empty_destination(stored, tmp_path):
     (tmp_path / "empty").mkdir()
     assert pykv.repair(stored, tmp_path / "empty").ok
