@@ -112,7 +112,7 @@ class Link:
         """The replies to commands that are done together or not at all."""
 
         def work(connection: Connection) -> list[Any]:
-            replies = transact(connection, commands)
+            replies = transact(connection, commands, reads=how.get("repeat", False))
             assert replies is not None  # nothing is watched
             return replies
 
@@ -125,7 +125,9 @@ class Link:
             """None: somebody wrote the key between the look and the write."""
             if self.known.compare_and_set == "native":
                 return ask(connection, [("SET", key, value, "IFEQ", expected)])[0] is not None
-            _, found = ask(connection, [("WATCH", key), ("GET", key)], refusals=True)
+            watched, found = ask(connection, [("WATCH", key), ("GET", key)], refusals=True)
+            if isinstance(watched, Exception):  # a write between the look and ours would be lost
+                raise watched
             if found != expected:
                 ask(connection, [("UNWATCH",)])  # else the next transaction here would be refused
                 if isinstance(found, Exception):
@@ -307,9 +309,18 @@ def ask(
     return replies
 
 
-def transact(connection: Connection, commands: Sequence[Command]) -> list[Any] | None:
-    """MULTI, the commands, EXEC: their replies; None when a watched key was written meanwhile."""
-    replies = ask(connection, [("MULTI",), *commands, ("EXEC",)], refusals=True)
+def transact(
+    connection: Connection, commands: Sequence[Command], *, reads: bool = False
+) -> list[Any] | None:
+    """MULTI, the commands, EXEC: their replies; None when a watched key was written meanwhile.
+
+    MULTI is answered before a write is sent: where it is refused (by an access list, say), the
+    commands behind it would be done one by one."""
+    begin: list[Command] = [("MULTI",)]
+    if not reads:
+        ask(connection, begin)
+        begin = []
+    replies = ask(connection, [*begin, *commands, ("EXEC",)], refusals=True)
     for reply in replies:  # the first says why, EXEC only that it did nothing
         if isinstance(reply, redis.ResponseError):
             raise reply

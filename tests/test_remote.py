@@ -603,6 +603,21 @@ def test_a_refused_replace_watches_no_longer(redis_server, connect, store):
     in_batch_of_two(one)
 
 
+@pytest.mark.parametrize("name", ["multi", "exec", "watch"])
+def test_without_a_command_that_it_takes_nothing_is_half_done(redis_server, connect, store, name):
+    with redis.Redis(unix_socket_path=str(redis_server.folder / "socket")) as admin:
+        admin.execute_command("ACL", "SETUSER", "less", "on", ">pw", "~*", "+@all", "-" + name)
+    one = connect(redis_server.url, username="less", password="pw")
+    store["k"] = "old"
+    if name != "watch":
+        for write in (in_batch_of_two, lambda s: s.setdefault("new", "v"), lambda s: s.persist("k")):
+            with pytest.raises(pykv.Error, match=name):
+                write(one)
+    with pytest.raises(pykv.Error, match=name):
+        one.replace("k", "new", expected="old")
+    assert store == {b"k": b"old"} and one.get("k") == b"old"
+
+
 # ---- Many keys ---------------------------------------------------------------------------------
 
 
