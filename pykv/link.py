@@ -39,7 +39,10 @@ REFUSED = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
 
 
 class Connection(Protocol):
-    """What is used of redis-py's connections."""
+    """What is used of redis-py's connections, and what is noted there of the server behind each."""
+
+    pykv_known: Capabilities
+    pykv_run: str  # of the server's process; "": it does not say
 
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
@@ -123,7 +126,7 @@ class Link:
 
         def attempt(connection: Connection) -> bool | None:
             """None: somebody wrote the key between the look and the write."""
-            if self.known.compare_and_set == "native":
+            if connection.pykv_known.compare_and_set == "native":
                 return ask(connection, [("SET", key, value, "IFEQ", expected)])[0] is not None
             watched, found = ask(connection, [("WATCH", key), ("GET", key)], refusals=True)
             if isinstance(watched, Exception):  # a write between the look and ours would be lost
@@ -154,7 +157,7 @@ class Link:
             try:
                 with self._connection(patient) as connection:
                     if durable:
-                        self.demand_durable()
+                        self.demand_durable(connection.pykv_known)
                     sent = True
                     return work(connection)
             except AGAIN + LOST as error:
@@ -168,22 +171,18 @@ class Link:
 
     @property
     def capabilities(self) -> Capabilities:
+        """Of the server that the last new connection led to."""
         self.check()
         if self._capabilities is None:
             self.run(lambda connection: None)
-        return self.known
-
-    @property
-    def known(self) -> Capabilities:
-        """In a call: of the server that its connection leads to."""
         assert self._capabilities is not None
         return self._capabilities
 
-    def demand_durable(self) -> None:
-        if not self.known.sync_per_write:
+    def demand_durable(self, known: Capabilities) -> None:
+        if not known.sync_per_write:
             raise UnsupportedError(
                 f"{self.url} does not promise that a write is on disk (durable_writes is "
-                f"{self.known.durable_writes!r}): its appendfsync must be always"
+                f"{known.durable_writes!r}): its appendfsync must be always"
             )
 
     # ---- Connections ---------------------------------------------------------------------------
@@ -273,7 +272,9 @@ class Link:
             if isinstance(reply, bytes):
                 info.update(info_fields(reply))
         given = isinstance(setting, list) and len(setting) == 2
-        self._capabilities = capabilities_of(info, setting[1].decode() if given else None)
+        connection.pykv_known = capabilities_of(info, setting[1].decode() if given else None)
+        connection.pykv_run = info.get("run_id", "")
+        self._capabilities = connection.pykv_known
 
     def _raise_lost(self, error: Exception, maybe_done: bool) -> NoReturn:
         if isinstance(error, REFUSED):

@@ -302,7 +302,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         if known.durable_writes == "always":
             return
         if known.backend != "pykv" or known.durable_writes == "memory":
-            self._link.demand_durable()
+            self._link.demand_durable(known)
         self.checkpoint()
 
     def checkpoint(self, *, progress: Progress = None) -> None:
@@ -406,7 +406,7 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         if len(commands) > 1:
             return self._link.transaction(commands, durable=durable)
         if not commands and durable:
-            self._link.demand_durable()
+            self._link.demand_durable(self.capabilities)
         return [self._link.call(*command, durable=durable) for command in commands]
 
     def _write(

@@ -21,7 +21,7 @@ class StandIn:
     delay = 1.0
 
     def __init__(self, version="pykv_version:1.0", appendfsync="always"):
-        self.version, self.appendfsync = version, appendfsync
+        self.version, self.appendfsync, self.run_id = version, appendfsync, "1"
         self.data, self.received, self.faults = {}, [], {}
         self.connections = []
         self.lock = threading.RLock()
@@ -124,7 +124,7 @@ class Session:
         return b"+OK\r\n"
 
     def do_info(self, data, *section):
-        return bulk(f"# All\r\n{self.stand_in.version}\r\naof_enabled:1\r\n".encode())
+        return bulk(f"# All\r\n{self.stand_in.version}\r\naof_enabled:1\r\nrun_id:{self.stand_in.run_id}\r\n".encode())
 
     def do_config(self, data, get, name):
         return array([name, self.stand_in.appendfsync.encode()])

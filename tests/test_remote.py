@@ -275,6 +275,23 @@ def test_another_server_in_the_same_place_is_noticed(server, connect):
     assert store.get("k") is None
 
 
+def test_what_is_promised_is_asked_of_the_server_that_does_it(stand_in, connect):
+    """Connections to one address may lead to several servers."""
+    stand_in.appendfsync = "no"
+    store = connect(stand_in.url)
+    stand_in.faults["GET"] = ["late"]
+    late = threading.Thread(target=store.get, args=("k",))
+    late.start()
+    while not stand_in.count("GET"):
+        time.sleep(0.01)
+    stand_in.appendfsync = "always"
+    store.put("k", "v", sync=True)  # by a second connection
+    late.join()
+    with pytest.raises(pykv.UnsupportedError):
+        store.put("k", "w", sync=True)  # by the first
+    assert len(stand_in.connections) == 2 and stand_in.count("SET") == 1
+
+
 def test_what_is_acknowledged_survives_a_kill(server, connect):
     one = server("--appendonly", "yes", "--appendfsync", "always")
     store = connect(one.url)
