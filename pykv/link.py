@@ -142,6 +142,13 @@ class Link:
             pass
         return replaced
 
+    def call_of_run(self, *command: bytes | str | int, repeat: bool) -> tuple[str, Any]:
+        """Which run of the server answers, and the reply: what a server tells of a work that goes on
+        has no meaning for another, nor for the same one after a restart."""
+        return self.run(
+            lambda connection: (connection.pykv_run, ask(connection, [command])[0]), repeat=repeat
+        )
+
     def run(
         self,
         work: Callable[[Connection], _T],

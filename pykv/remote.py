@@ -327,14 +327,13 @@ class RemoteStore(MutableMapping[bytes, bytes]):
         total = 0
         while True:  # one that is being made now may lack the last writes
             try:
-                self._link.call("BGSAVE")
+                run, _ = self._link.call_of_run("BGSAVE", repeat=False)
                 break
             except _core.Error as error:
                 if "in progress" not in str(error):
                     raise
-                self._saving()
             time.sleep(POLL_SECONDS)
-        while (fields := self._saving())["rdb_bgsave_in_progress"] != "0":
+        while (fields := self._saving(run))["rdb_bgsave_in_progress"] != "0":
             total = int(fields.get("current_save_keys_total", 0)) or total
             if progress is not None and total:
                 progress(min(int(fields.get("current_save_keys_processed", 0)), total), total)
@@ -343,9 +342,12 @@ class RemoteStore(MutableMapping[bytes, bytes]):
             raise _core.StorageError(errno.EIO, "the server could not write its snapshot", self.url)
         return total or 1
 
-    def _saving(self) -> dict[str, str]:
-        fields = info_fields(self._link.call("INFO", "persistence", repeat=True))
-        return {"rdb_bgsave_in_progress": "0", **fields}
+    def _saving(self, run: str) -> dict[str, str]:
+        now, reply = self._link.call_of_run("INFO", "persistence", repeat=True)
+        if now != run:
+            text = "the server was started anew while it wrote its snapshot"
+            raise _core.StorageError(errno.EIO, text, self.url)
+        return {"rdb_bgsave_in_progress": "0", **info_fields(reply)}
 
     def stats(self) -> RemoteStats:
         """Figures of the server as a dict, from its INFO; keys that mean what they mean in
@@ -509,13 +511,22 @@ class _Live:
         """Lists of keys, never empty, none of which is shown twice.
 
         SCAN may show a key again, so every key is remembered: in 32 bytes at the most, which for
-        a longer one are a hash that cannot collide in practice.
+        a longer one are a hash that cannot collide in practice.  A server that was started anew, or
+        another one in its place, has other cursors: the walk begins again, and shows the rest.
         """
         seen: set[bytes] = set()
         cursor: bytes | int = 0
         salt = os.urandom(16)
+        run: str | None = None
         while True:
-            cursor, keys = self._store._link.call("SCAN", cursor, "COUNT", SCAN_COUNT, repeat=True)
+            now, (following, keys) = self._store._link.call_of_run(
+                "SCAN", cursor, "COUNT", SCAN_COUNT, repeat=True
+            )
+            stale, run = run not in (None, now), now
+            if stale and int(cursor) != 0:
+                cursor = 0
+                continue
+            cursor = following
             page = []
             for key in keys:
                 mark = key

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+import types
 
 import pytest
 from servers import RedisServer, free_port
@@ -354,6 +355,21 @@ def in_batch_of_two(store):
         batch["k"] = "w"
         batch["l"] = "w"
         batch.delete("m")
+
+
+def test_a_server_that_starts_anew_has_made_no_checkpoint(server, connect, monkeypatch):
+    one = server("--rdb-key-save-delay", "1000000")
+    store = connect(one.url)
+    store["k"] = "v"
+
+    def restart(seconds):
+        one.stop(signal.SIGKILL)
+        one.start()
+
+    monkeypatch.setattr("pykv.remote.time", types.SimpleNamespace(sleep=restart))
+    with pytest.raises(pykv.StorageError, match="anew"):
+        store.checkpoint()
+    assert len(store) == 0
 
 
 def test_pykvs_server_makes_its_own(stand_in, connect):
@@ -702,6 +718,20 @@ def test_a_key_that_a_server_shows_twice_is_shown_once(stand_in, connect):
     assert sorted(store) == sorted(stand_in.data)
     assert dict(store.items()) == stand_in.data and len(list(store.values())) == 20
     assert stand_in.count("SCAN") == 6
+
+
+def test_iterating_while_the_server_starts_anew(server, connect):
+    """What its cursors meant before, they do not mean now."""
+    one = server("--appendonly", "yes")
+    store = connect(one.url)
+    keys = {b"%d" % i for i in range(20_000)}
+    store.put_many(dict.fromkeys(keys, b"v"))
+    walk = iter(store)
+    shown = [next(walk) for _ in range(8000)]
+    one.stop()
+    one.start()
+    shown += walk
+    assert len(shown) == len(keys) and set(shown) == keys
 
 
 def test_iterating_while_others_write(store):
