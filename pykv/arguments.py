@@ -68,7 +68,7 @@ def item_dict(items: Any, commit_max: int) -> dict[bytes, bytes]:
     """The items of a mapping or an iterable of pairs; of several on one key the last counts."""
     result: dict[bytes, bytes] = {}
     size = 0
-    for key, value in _pairs(items):
+    for key, value in pairs_of(items):
         name, data = _key_bytes(key), _value_bytes(value)
         size += len(name) + len(data) + ITEM_BYTES
         if name in result:
@@ -83,7 +83,8 @@ def too_large(size: int, commit_max: int) -> _core.LimitError:
     return _core.LimitError(f"the commit has {size} bytes or more; the limit is {commit_max}")
 
 
-def _pairs(items: Any) -> Iterable[tuple[Any, Any]]:
+def pairs_of(items: Any) -> Iterable[tuple[Any, Any]]:
+    """Of a mapping, by dict.update's measure, or of an iterable of pairs."""
     if isinstance(items, Mapping):
         return items.items()
     if hasattr(items, "keys"):

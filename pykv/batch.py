@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pykv._core import _key_bytes, _value_bytes
+from pykv.arguments import pairs_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -96,9 +97,8 @@ class Batch:
         self, items: Mapping[Any, BytesLike] | Iterable[tuple[BytesLike, BytesLike]]
     ) -> None:
         """`put` for each item of a mapping or of an iterable of pairs: all of them, or none."""
-        pairs = items.items() if isinstance(items, Mapping) else items
         self._operations_now().update(
-            [(_key_bytes(key), _value_bytes(value)) for key, value in pairs]
+            [(_key_bytes(key), _value_bytes(value)) for key, value in pairs_of(items)]
         )
 
     def delete_many(self, keys: Iterable[BytesLike]) -> None:

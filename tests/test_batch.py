@@ -74,6 +74,22 @@ def test_a_bad_operation_is_refused_where_it_is_made(store):
     assert store == {b"good": b"v"}
 
 
+def test_put_many_takes_what_the_store_takes(store):
+    class Keyed:
+        def keys(self):
+            return ["xy"]
+
+        def __getitem__(self, key):
+            return "v"
+
+    with store.batch() as batch:
+        for no_pairs in (["ab"], [b"ab"], [("a",)], ["ab", ("c", "d")]):
+            with pytest.raises((TypeError, ValueError)):
+                batch.put_many(no_pairs)
+        batch.put_many(Keyed())
+    assert store == {b"xy": b"v"}
+
+
 def test_a_batch_keeps_copies(store):
     key, value = bytearray(b"key"), bytearray(b"value")
     with store.batch() as batch:
