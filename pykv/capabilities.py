@@ -45,6 +45,8 @@ def capabilities_of(info: Mapping[str, str], appendfsync: str | None) -> Capabil
     durable: Literal["always", "interval", "never", "memory", "unknown"] = "unknown"
     if info.get("aof_enabled") == "0":
         durable = "memory"
+    elif info.get("aof_enabled") != "1":
+        pass  # appendfsync has a value also where there is no log
     elif appendfsync == "always":
         durable = "always"
     elif appendfsync == "everysec":

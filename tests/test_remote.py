@@ -17,6 +17,7 @@ from servers import RedisServer, free_port
 from stand_in import StandIn
 
 import pykv
+from pykv.capabilities import capabilities_of
 from pykv.types import RemoteStats
 
 redis = pytest.importorskip("redis", reason="redis-py is not installed")
@@ -291,6 +292,11 @@ def test_what_is_promised_is_asked_of_the_server_that_does_it(stand_in, connect)
     with pytest.raises(pykv.UnsupportedError):
         store.put("k", "w", sync=True)  # by the first
     assert len(stand_in.connections) == 2 and stand_in.count("SET") == 1
+
+
+def test_a_setting_for_a_log_that_may_not_be_there_promises_nothing():
+    assert capabilities_of({}, "always").durable_writes == "unknown"
+    assert capabilities_of({"aof_enabled": "1"}, "always").sync_per_write
 
 
 def test_what_is_acknowledged_survives_a_kill(server, connect):
