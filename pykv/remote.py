@@ -504,7 +504,7 @@ class _Live:
             values, *left = self._store._link.transaction(commands, repeat=True)
             now = self._store._clock()
             for key, value, ms in zip(page, values, left, strict=True):
-                if value is not None:
+                if value is not None and ms != -2:  # gone between the two
                     yield key, value, now + ms if ms >= 0 else 0
 
     def _pages(self) -> Iterator[list[bytes]]:

@@ -740,6 +740,13 @@ def test_iterating_while_the_server_starts_anew(server, connect):
     assert len(shown) == len(keys) and set(shown) == keys
 
 
+def test_a_key_that_goes_between_its_value_and_its_time(stand_in, connect, monkeypatch):
+    store = connect(stand_in.url)
+    store["k"] = "v"
+    monkeypatch.setattr(store._link, "transaction", lambda *commands, **how: [[b"v"], -2])
+    assert list(store._snapshot()._records()) == []
+
+
 def test_iterating_while_others_write(store):
     stays = {b"stays %d" % i: b"v" for i in range(3000)}
     store.put_many(stays)
