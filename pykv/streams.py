@@ -181,8 +181,16 @@ def _copy(file: Any) -> Iterator[BinaryIO]:
     import tempfile
 
     with tempfile.TemporaryFile() as copy:
-        while block := file.read(BLOCK):
-            if not isinstance(block, bytes):
-                raise TypeError("file must be a binary file object")
+        for block in blocks(file):
             copy.write(block)
         yield cast("BinaryIO", copy)
+
+
+def blocks(file: Any) -> Iterator[bytes]:
+    """All that is left in a file.  One that does not wait, and has nothing now, has not ended."""
+    while block := file.read(BLOCK):
+        if not isinstance(block, bytes):
+            raise TypeError("file must be a binary file object")
+        yield block
+    if block is None:
+        raise BlockingIOError(errno.EAGAIN, "the file has nothing more now, and does not wait", 0)

@@ -261,6 +261,18 @@ def test_from_a_pipe(open_store, commits, partial):
 # ---- What a load takes -------------------------------------------------------------------------
 
 
+def test_from_a_pipe_that_does_not_wait(open_store):
+    """What it has now is not all."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    with open(reader, "rb") as source, open(writer, "wb", buffering=0) as sink:
+        sink.write(b'{"key": "k", "value": "v"}\n')
+        store = open_store()
+        with pytest.raises(BlockingIOError):
+            pykv.load(store, source)
+    assert len(store) == 0
+
+
 def test_what_a_person_may_write(open_store, commits):
     store = open_store()
     text = b'\n {"value":"1" ,"key":"a"}\r\n\n\t\n{"key":"b","value_base64":"/w=="}\n  {"key": "c", "value": "\\u00fc"}'
