@@ -23,7 +23,7 @@ import sys
 import warnings
 
 import pykv
-from pykv import cli_serve
+from pykv import cli_serve, streams
 
 EXIT_OK, EXIT_MISSING, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
 EXIT_PROBLEM = 1
@@ -55,7 +55,7 @@ def main(argv=None):
 def _put(arguments):
     value = arguments.value
     if value == b"-":
-        value = _binary(sys.stdin).read()
+        value = b"".join(streams.blocks(_binary(sys.stdin)))
     sync = arguments.sync
     if not _is_url(arguments.store):
         with pykv.open(arguments.store, sync=sync or "always") as store:
@@ -76,7 +76,8 @@ def _get(arguments):
     if arguments.json:
         _print_json({"key": _text(arguments.key), "value": _text(value)})
     else:
-        _binary(sys.stdout).write(value + b"\n" if sys.stdout.isatty() else value)
+        with _output() as write:
+            write(value + b"\n" if sys.stdout.isatty() else value)
     return EXIT_OK
 
 
@@ -122,11 +123,13 @@ def _keys(arguments):
     with _open_to_read(arguments) as store:
         keys = [key for key in store if key.startswith(arguments.prefix)]
     # The store is closed by now: whoever reads the keys through a pipe may open it.
-    for key in keys:
-        if arguments.json:
+    if arguments.json:
+        for key in keys:
             _print_json(_text(key))
-        else:
-            _binary(sys.stdout).write(key + b"\n")
+        return EXIT_OK
+    with _output() as write:
+        for key in keys:
+            write(key + b"\n")
     return EXIT_OK
 
 
@@ -462,6 +465,11 @@ def _binary(stream):
     return stream.buffer
 
 
+def _output():
+    """What writes bytes to standard output: all of them, also where that has no buffer (python -u)."""
+    return streams.output(_binary(sys.stdout))
+
+
 def _missing(arguments):
     _complain(f"no such key: {os.fsdecode(arguments.key)}")
     return EXIT_MISSING
@@ -500,8 +508,10 @@ def _line(text):
 
 
 def _complain(text):
-    if sys.stderr is not None:
-        print(f"pykv: {_line(text)}", file=sys.stderr)
+    """Where nobody can be told, the exit code still says it."""
+    with contextlib.suppress(OSError):
+        if sys.stderr is not None:
+            print(f"pykv: {_line(text)}", file=sys.stderr, flush=True)
 
 
 def _abandon_stdout():

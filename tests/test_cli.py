@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -235,6 +236,40 @@ def test_a_full_device_for_the_output(command, stored):
         _, err = child.communicate(timeout=120)
     assert child.returncode == 2
     assert err == b"pykv: No space left on device\n"
+
+
+def test_an_output_that_takes_a_part(command, stored, tmp_path):
+    """Also without a buffer, where a write may write less."""
+    with pykv.open(stored) as store:
+        store["big"] = b"v" * 300_000
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    for unbuffered in ("", "1"):
+        environment = {**python_environment(), "PYTHONUNBUFFERED": unbuffered}
+        with open(tmp_path / "out", "wb") as out:
+            code, _, err = command.run("get", stored, "big", stdout=out, env=environment, preexec_fn=limit)
+        assert code == 2 and b"too large" in err
+
+
+def test_nobody_to_be_told_of_an_error(command, tmp_path):
+    with open("/dev/full", "wb") as full:
+        assert command.run("get", tmp_path / "none", "k", stderr=full)[0] == 2
+
+
+def test_an_input_that_does_not_wait(command, path):
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    try:
+        os.write(writer, b"the beginning")
+        child = command.start("put", path, "k", "-", stdin=reader)
+        out, err = child.communicate(timeout=60)
+        assert child.returncode == 2 and b"nothing more now" in err
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert not path.exists()
 
 
 def test_closed_standard_streams(command, stored):
