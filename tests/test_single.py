@@ -1,5 +1,7 @@
 """One key at a time: put, get, delete, contains, view, and the mapping's item syntax."""
 
+import sys
+
 import pytest
 
 import pykv
@@ -110,6 +112,20 @@ def test_bytes_like_keys_and_values(store, shape):
     assert store.replace(shape(b"key"), shape(b"new"), expected=shape(b"value")) is True
     assert store[b"key"] == b"new"
     assert store.delete(shape(b"key")) is True
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="classes have no __buffer__ before Python 3.12")
+def test_a_buffer_that_is_another_one_each_time(store):
+    class Turning:
+        turn = -1
+
+        def __buffer__(self, flags):
+            self.turn = -self.turn
+            return memoryview(data)[:: self.turn]
+
+    data = bytes(range(256)) * 1024  # large: read where it lies
+    store["k"] = Turning()
+    assert store["k"] in (data, data[::-1])
 
 
 def test_buffers_that_are_not_bytes(store):

@@ -39,8 +39,11 @@ static PyObject *keeper_of_buffer(PyObject *object, kvpy_role role, kv_bytes *by
         PyBuffer_Release(&buffer);
         if (keeper != NULL && in_place) {
             const Py_buffer *view = PyMemoryView_GET_BUFFER(keeper);
-            *bytes = (kv_bytes){view->buf, (size_t)view->len};
-            return keeper;
+            if (KVPY_LIKELY(PyBuffer_IsContiguous(view, 'C'))) {
+                *bytes = (kv_bytes){view->buf, (size_t)view->len};
+                return keeper;
+            }
+            Py_SETREF(keeper, PyBytes_FromObject(keeper)); /* a second buffer may be another one */
         }
     }
     else if (PyErr_ExceptionMatches(PyExc_BufferError)) { /* not contiguous: element by element */
