@@ -195,9 +195,11 @@ _open_stores: WeakValueDictionary[int, Store] = WeakValueDictionary()
 def _close_open_stores() -> None:
     """At the interpreter's exit.  All of them, even if one fails; then the first failure."""
     failure: Exception | None = None
-    for store in list(_open_stores.values()):
+    for reference in _open_stores.valuerefs():  # a copy: daemon threads may open others meanwhile
+        store = reference()
         try:
-            store.close()
+            if store is not None:
+                store.close()
         except Exception as error:
             failure = failure or error
     if failure is not None:

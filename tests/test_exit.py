@@ -166,3 +166,26 @@ def test_many_stores_are_all_closed(script, tmp_path):
     for i in range(20):
         with pykv.open(tmp_path / str(i)) as store:
             assert store == {b"k": b"v"} and store.recovery["clean"]
+
+
+def test_others_are_opened_while_all_are_closed(script):
+    script.run(
+        """
+        import sys, threading, pykv, pykv.store
+        sys.setswitchinterval(1e-6)
+        kept, over = [pykv.open() for _ in range(500)], threading.Event()
+
+        def open_others():
+            while not over.is_set() and len(kept) < 3000:
+                kept.append(pykv.open())
+
+        other = threading.Thread(target=open_others)
+        other.start()
+        try:
+            for _ in range(300):
+                pykv.store._close_open_stores()
+        finally:
+            over.set()
+            other.join()
+        """
+    )
