@@ -196,7 +196,8 @@ kv_status kv_open(const char *path, const kv_options *options, kv_db **db, kv_er
 /* Ends the handle: later calls answer KV_ERR_CLOSED, calls in flight are waited for; the last
  * handle of a store makes everything durable, ends the log with a closing frame and unlocks the
  * directory.  Snapshots, cursors, values and pins stay valid.  Closing twice is allowed.  A status
- * < 0 says that the last sync failed; the handle is closed nevertheless. */
+ * < 0 says that the last sync failed; the handle is closed nevertheless.  KV_ERR_INVALID, and it is not: a function that
+ * a call on this handle runs has asked for it, and would wait for that call for ever. */
 kv_status kv_close(kv_db *db, kv_error *err);
 
 /* Frees a handle (closing it first if need be).  No call may be in flight on it.  NULL is allowed. */
@@ -345,7 +346,8 @@ kv_status kv_reopen(kv_db *db, kv_error *err) KV_MUST_CHECK;
 
 /* Writes the whole state into one file, from which the next open starts; the log before it is let go.
  * Readers and writers go on meanwhile.  One at a time: waits for one that is being made, and makes
- * another.  A failure leaves everything as it was.  `progress` may be NULL. */
+ * another; but KV_ERR_INVALID when it would be the calling thread's own, from whose `progress` (which may be NULL) it is
+ * called.  A failure leaves everything as it was. */
 kv_status kv_checkpoint(kv_db *db, kv_progress progress, void *arg, kv_error *err) KV_MUST_CHECK;
 
 /* Everything is in memory when this returns; KV_ERR_CORRUPT when some of it cannot be. */

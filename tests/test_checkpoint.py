@@ -337,6 +337,67 @@ def test_progress_may_use_the_store(large, tmp_path, call):
     assert int(large[b"calls"]) >= 1
 
 
+WAITING = {
+    "checkpoint": lambda store, folder: store.checkpoint(),
+    "backup": lambda store, folder: store.backup(folder / "another"),
+    "close": lambda store, folder: store.close(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("inner", WAITING.values(), ids=WAITING)
+def test_progress_may_not_wait_for_its_own_call(large, tmp_path, call, inner):
+    refused = []
+
+    def progress(done, total):
+        if not refused:
+            with pytest.raises(ValueError, match="from within") as caught:
+                inner(large, tmp_path)
+            refused.append(caught.value)
+
+    call(large, tmp_path, progress=progress)
+    assert refused and not isinstance(refused[0], pykv.Error) and not large.closed
+    assert not (tmp_path / "another").exists() and len(large) == 4000
+    large[b"more"] = b"v"
+    inner(large, tmp_path)  # behind it, they are what they ever were
+
+
+def test_a_signal_handler_may_not_wait_for_the_call_that_it_interrupts(script, path):
+    script.run(
+        """
+        import os, signal, sys, pykv
+        store = pykv.open(sys.argv[1], sync="never", checkpoint_log_ratio=None)
+        for i in range(40):
+            store.put_many({b"%d %d" % (i, j): b"v" * 10_000 for j in range(100)})
+        def handler(*_):
+            try:
+                store.close()
+            except ValueError:
+                sys.exit(0)
+        signal.signal(signal.SIGTERM, handler)
+        def progress(done, total):
+            os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            store.checkpoint(progress=progress)
+        finally:
+            store.close()
+        """,
+        path,
+    )
+    with pykv.open(path) as store:
+        assert len(store) == 4000
+
+
+def test_another_store_may_be_closed_by_progress(large, tmp_path):
+    other = pykv.open(tmp_path / "other")
+
+    def progress(done, total):
+        other.close()
+
+    large.checkpoint(progress=progress)
+    assert other.closed
+
+
 @pytest.mark.parametrize("call", [*CALLS.values(), lambda s, f, **more: s.preload(**more)], ids=[*CALLS, "preload"])
 @pytest.mark.parametrize("progress", [5, "text", True, b""])
 def test_what_cannot_be_called(large, tmp_path, call, progress):

@@ -72,6 +72,33 @@ static void register_fork(void) {
 
 /* ---- Handles --------------------------------------------------------------------------------------- */
 
+static _Thread_local kv_telling *tellings; /* the innermost first */
+
+void kv_telling_begin(kv_telling *telling, const kv_db *db, bool saves) {
+    *telling = (kv_telling){.db = db, .saves = saves, .outer = tellings};
+    tellings = telling;
+}
+
+void kv_telling_end(const kv_telling *telling) {
+    tellings = telling->outer;
+}
+
+bool kv_store_is_saved_here(const kv_store *store) {
+    for (const kv_telling *t = tellings; t != NULL; t = t->outer)
+        if (t->saves && t->db->store == store)
+            return true;
+    return false;
+}
+
+static bool is_told_here(kv_db *db) {
+    if (atomic_load(&kv_db_calls(db)->count) & KV_CALLS_FORKED)
+        return false; /* nothing is waited for */
+    for (const kv_telling *t = tellings; t != NULL; t = t->outer)
+        if (t->db == db)
+            return true;
+    return false;
+}
+
 kv_status kv_fail_forked(kv_error *err) {
     return kv_fail(err, KV_ERR_FORKED, "the store was opened before this process was forked; open it anew");
 }
@@ -377,6 +404,9 @@ kv_status kv_reopen(kv_db *db, kv_error *err) {
 
 kv_status kv_close(kv_db *db, kv_error *err) {
     kv_status status = KV_OK;
+    if (is_told_here(db))
+        return kv_fail(err, KV_ERR_INVALID,
+                       "close() from within a call on this store, by its progress function or a signal handler");
     uint64_t before = refuse_calls(db, KV_CALLS_CLOSING);
     if (before & KV_CALLS_FORKED)
         return KV_OK;
@@ -426,7 +456,8 @@ kv_status kv_close(kv_db *db, kv_error *err) {
 void kv_destroy(kv_db *db) {
     if (db == NULL)
         return;
-    (void)!kv_close(db, NULL);
+    if (kv_close(db, NULL) == KV_ERR_INVALID)
+        return; /* from within a call on it, which goes on */
     if (!(atomic_load(&db->calls[0].count) & KV_CALLS_FORKED))
         kv_mem_unmap(db, sizeof *db);
 }

@@ -40,6 +40,11 @@ static void begin_saving(kv_store *store) {
         kv_futex_wait(&store->saving, 1, KV_FUTEX_FOREVER);
 }
 
+static kv_status fail_saved_here(kv_error *err) {
+    return kv_fail(err, KV_ERR_INVALID,
+                   "a checkpoint or a backup from within another one, by its progress function or a signal handler");
+}
+
 static void end_saving(kv_store *store) {
     atomic_store(&store->saving, 0);
     kv_futex_wake(&store->saving, 1);
@@ -355,13 +360,19 @@ bool kv_store_checkpoint_is_due(kv_store *store, bool closing) {
 }
 
 kv_status kv_checkpoint(kv_db *db, kv_progress progress, void *arg, kv_error *err) {
+    kv_telling telling;
     kv_status status = kv_db_enter(db, err);
     if (status < 0)
         return status;
-    if (db->read_only)
+    if (db->read_only) {
         status = kv_fail(err, KV_ERR_READONLY, "the store was opened read-only");
-    else if (db->store->log != NULL)
+    } else if (kv_store_is_saved_here(db->store)) {
+        status = fail_saved_here(err);
+    } else if (db->store->log != NULL) {
+        kv_telling_begin(&telling, db, true);
         status = kv_store_checkpoint(db->store, progress, arg, err);
+        kv_telling_end(&telling);
+    }
     kv_db_leave(db);
     return status;
 }
@@ -420,10 +431,13 @@ kv_status kv_store_catch_up_slow(kv_store *store, kv_error *err) {
 }
 
 kv_status kv_load_all(kv_db *db, kv_progress progress, void *arg, kv_error *err) {
+    kv_telling telling;
     kv_status status = kv_db_enter(db, err);
     if (status < 0)
         return status;
+    kv_telling_begin(&telling, db, false);
     status = kv_store_load_all(db->store, NULL, progress, arg, err);
+    kv_telling_end(&telling);
     kv_db_leave(db);
     return status;
 }
@@ -664,12 +678,19 @@ static kv_status make_backup(kv_store *store, const char *dest, kv_progress prog
 
 kv_status kv_backup(kv_db *db, const char *dest, kv_progress progress, void *arg,
                     kv_error *err) {
+    kv_telling telling;
     kv_status status = kv_db_enter(db, err);
     if (status < 0)
         return status;
-    begin_saving(db->store);
-    status = make_backup(db->store, dest, progress, arg, err);
-    end_saving(db->store);
+    if (kv_store_is_saved_here(db->store)) {
+        status = fail_saved_here(err);
+    } else {
+        begin_saving(db->store);
+        kv_telling_begin(&telling, db, true);
+        status = make_backup(db->store, dest, progress, arg, err);
+        kv_telling_end(&telling);
+        end_saving(db->store);
+    }
     kv_db_leave(db);
     return status;
 }

@@ -154,7 +154,18 @@ static inline void kv_db_leave(kv_db *db) {
         kv_db_wake_closer(db);
 }
 
+/* A call of this thread that runs a function of its caller's (progress; signal handlers, too).  What has to wait for its
+ * end would wait for ever in there, and is refused instead. */
+typedef struct kv_telling {
+    const kv_db *db;
+    bool saves; /* a checkpoint, or a backup */
+    struct kv_telling *outer;
+} kv_telling;
+
 /* registry.c */
+void kv_telling_begin(kv_telling *telling, const kv_db *db, bool saves);
+void kv_telling_end(const kv_telling *telling);
+bool kv_store_is_saved_here(const kv_store *store); /* by a call of this thread that runs a function of its caller's */
 kv_status kv_fail_forked(kv_error *err);
 uint64_t kv_store_handles(kv_store *store);
 void kv_store_end(kv_store *store);  /* from here on a forked child leaves alone what `ending` names */

@@ -225,8 +225,9 @@ PyDoc_STRVAR(checkpoint_doc,
 "\n"
 "progress is called with (done, total), in bytes, at most some 20 times a second; other threads\n"
 "run all the time.  An exception that it raises, or Ctrl-C, ends the call and is what the call\n"
-"raises (when done is total, the work may be done all the same).  It must not close the store:\n"
-"that would wait for ever.\n"
+"raises (when done is total, the work may be done all the same).  In it, as in a signal handler\n"
+"that runs meanwhile, close() and another checkpoint() or backup() of the store are a ValueError: they\n"
+"would wait for this one.\n"
 "\n"
 "Raises StorageError when the disk is full or fails, CorruptionError when a part of the last\n"
 "checkpoint that was not in memory yet cannot be read, FailedError, ReadOnlyError, ClosedError,\n"
@@ -241,8 +242,8 @@ PyDoc_STRVAR(backup_doc,
 "dest is a path that is not there yet, or an empty directory.  On disk when it returns.  Costs a\n"
 "copy of the data; readers and writers go on meanwhile.  progress as in checkpoint().\n"
 "\n"
-"Raises what checkpoint() raises, StorageError when dest is there and not empty or has no room, and\n"
-"LockedError when another process makes a store of it.  What was made in dest is removed then.");
+"Raises what checkpoint() raises, StorageError when dest is there and not empty or has no room,\n"
+"and LockedError when another process makes a store of it.  What was made in dest is removed then.");
 
 PyDoc_STRVAR(preload_doc,
 "preload($self, /, *, progress=None)\n"
@@ -295,7 +296,8 @@ PyDoc_STRVAR(close_doc,
 "itself closes with its last handle in this process, and makes a checkpoint first when that\n"
 "saves more at the next open than it costs.  Raises StorageError or FailedError when the last\n"
 "sync failed (the handle is closed nevertheless); warns with CheckpointWarning as put() does.  In\n"
-"a forked child it does nothing.");
+"a forked child it does nothing.  ValueError, and it is not closed, when a progress function or a\n"
+"signal handler calls it from within a call on this handle.");
 
 PyDoc_STRVAR(reduce_doc,
 "__reduce__($self, /)\n"
