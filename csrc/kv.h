@@ -196,8 +196,8 @@ kv_status kv_open(const char *path, const kv_options *options, kv_db **db, kv_er
 /* Ends the handle: later calls answer KV_ERR_CLOSED, calls in flight are waited for; the last
  * handle of a store makes everything durable, ends the log with a closing frame and unlocks the
  * directory.  Snapshots, cursors, values and pins stay valid.  Closing twice is allowed.  A status
- * < 0 says that the last sync failed; the handle is closed nevertheless.  KV_ERR_INVALID, and it is not: a function that
- * a call on this handle runs has asked for it, and would wait for that call for ever. */
+ * < 0 says that the last sync failed; the handle is closed nevertheless.  KV_ERR_INVALID, and it is not: a function
+ * that a call on this handle runs has asked for it, and would wait for that call for ever. */
 kv_status kv_close(kv_db *db, kv_error *err);
 
 /* Frees a handle (closing it first if need be).  No call may be in flight on it.  NULL is allowed. */
@@ -237,9 +237,9 @@ kv_status kv_get_expiry(kv_db *db, kv_bytes key, unsigned flags, uint64_t *expir
 /* The wall clock that the store goes by, in ms since 1970; the system's when it is closed. */
 uint64_t kv_clock_ms(kv_db *db);
 
-/* Number of visible keys that have not expired.  Does not wait for a sync.  Soon after an open it may have to read those parts of
- * the checkpoint that the log has changed since, and while expired keys wait to be swept away it looks at all shards: with
- * KV_NOWAIT it answers KV_BUSY instead. */
+/* Number of visible keys that have not expired.  Does not wait for a sync.  Soon after an open it may have to read
+ * those parts of the checkpoint that the log has changed since, and while expired keys wait to be swept away it
+ * looks at all shards: with KV_NOWAIT it answers KV_BUSY instead. */
 kv_status kv_count(kv_db *db, unsigned flags, uint64_t *count, kv_error *err) KV_MUST_CHECK;
 
 /* ---- Writing ------------------------------------------------------------------------------ */
@@ -295,10 +295,11 @@ kv_status kv_clear(kv_db *db, unsigned flags, kv_error *err) KV_MUST_CHECK;
 kv_status kv_make_durable(kv_db *db, kv_error *err) KV_MUST_CHECK;
 
 /* ---- Deferred handles -----------------------------------------------------------------------
- * For a program with few threads and many clients.  No call on such a handle waits for the disk: its writes return when they
- * are in order and in memory, and its reads answer the newest state, committed or not.  What they tell may leave the
- * program only when it is committed (promises 1 and 2), for which the handle keeps a ticket: that of the newest commit that its calls
- * have made or seen.  A deferred handle is for one thread at a time.  Snapshots on it show the visible state, as on any other. */
+ * For a program with few threads and many clients.  No call on such a handle waits for the disk: its writes return
+ * when they are in order and in memory, and its reads answer the newest state, committed or not.  What they tell may
+ * leave the program only when it is committed (promises 1 and 2), for which the handle keeps a ticket: that of the
+ * newest commit that its calls have made or seen.  A deferred handle is for one thread at a time.  Snapshots on it
+ * show the visible state, as on any other. */
 
 typedef struct kv_group kv_group; /* commits that are flushed together */
 
@@ -310,18 +311,19 @@ typedef struct kv_ticket {
 /* Another handle on the same store, with the same options.  Owned: kv_close, then kv_destroy. */
 kv_status kv_dup(kv_db *db, bool deferred, kv_db **out, kv_error *err) KV_MUST_CHECK;
 
-/* The group that the calls on the deferred handle wait for; NULL: all that they told is committed.  A comparison with what it was
- * before a call says whether that call added something to wait for. */
+/* The group that the calls on the deferred handle wait for; NULL: all that they told is committed.  A comparison
+ * with what it was before a call says whether that call added something to wait for. */
 const kv_group *kv_pending(const kv_db *db);
-/* Has a call since this was last asked made or seen something that was not committed?  So a program with many clients on one handle
- * knows whose answer has to wait: others' are not concerned.  Asked behind each command, it ends it: until then a commit that
- * was undone is not forgotten for a later one. */
+/* Has a call since this was last asked made or seen something that was not committed?  So a program with many
+ * clients on one handle knows whose answer has to wait: others' are not concerned.  Asked behind each command, it
+ * ends it: until then a commit that was undone is not forgotten for a later one. */
 bool kv_take_noted(kv_db *db);
-/* A ticket for it (a reference of its own: ends with one of the next two); group NULL when there is nothing to wait for.  When it was
- * undone in the meantime, this is told once, by the ticket, and the handle waits for nothing any more. */
+/* A ticket for it (a reference of its own: ends with one of the next two); group NULL when there is nothing to wait
+ * for.  When it was undone in the meantime, this is told once, by the ticket, and the handle waits for nothing any
+ * more. */
 void kv_pending_ticket(kv_db *db, kv_ticket *ticket);
-/* Waits until it is committed (leading the flush, if need be) and ends the ticket.  < 0: it was undone. From any thread, with any
- * handle on the store. */
+/* Waits until it is committed (leading the flush, if need be) and ends the ticket.  < 0: it was undone. From any
+ * thread, with any handle on the store. */
 kv_status kv_ticket_wait(kv_db *db, kv_ticket *ticket, kv_error *err) KV_MUST_CHECK;
 /* The same if it need not wait, KV_BUSY (the ticket is kept) otherwise. */
 kv_status kv_ticket_try(kv_ticket *ticket, kv_error *err) KV_MUST_CHECK;
@@ -330,32 +332,34 @@ void kv_ticket_forget(kv_ticket *ticket);
 /* Gives back what the handle's writes have replaced, as far as they are committed.  To be called now and then. */
 void kv_settle(kv_db *db);
 
-/* Keys in the order of their hashes: calls `visit` for at most `max` keys (newest state on a deferred handle) from `*position`
- * on, and moves it; 0 is the beginning, and the end.  A key that is there during a whole walk is visited, however the table
- * grows meanwhile; none is visited twice.  `visit` is called without locks; `item` is borrowed for the call. */
+/* Keys in the order of their hashes: calls `visit` for at most `max` keys (newest state on a deferred handle) from
+ * `*position` on, and moves it; 0 is the beginning, and the end.  A key that is there during a whole walk is
+ * visited, however the table grows meanwhile; none is visited twice.  `visit` is called without locks; `item` is
+ * borrowed for the call. */
 kv_status kv_scan(kv_db *db, uint64_t *position, size_t max, void (*visit)(void *arg, const kv_item *item),
                   void *arg, kv_error *err) KV_MUST_CHECK;
 /* Where a walk from a random key begins. */
 kv_status kv_random_position(kv_db *db, uint64_t *position, kv_error *err) KV_MUST_CHECK;
 
-/* Closes the store under its only handle (no call in flight, no snapshots) and opens it again from its files, as a new process
- * would.  KV_ERR_INVALID: there are other handles, or it is in memory only.  On failure the handle is closed. */
+/* Closes the store under its only handle (no call in flight, no snapshots) and opens it again from its files, as a
+ * new process would.  KV_ERR_INVALID: there are other handles, or it is in memory only.  On failure the handle is
+ * closed. */
 kv_status kv_reopen(kv_db *db, kv_error *err) KV_MUST_CHECK;
 
 /* ---- Checkpoints and copies --------------------------------------------------------------- */
 
 /* Writes the whole state into one file, from which the next open starts; the log before it is let go.
  * Readers and writers go on meanwhile.  One at a time: waits for one that is being made, and makes
- * another; but KV_ERR_INVALID when it would be the calling thread's own, from whose `progress` (which may be NULL) it is
- * called.  A failure leaves everything as it was. */
+ * another; but KV_ERR_INVALID when it would be the calling thread's own, from whose `progress` (which may be NULL)
+ * it is called.  A failure leaves everything as it was. */
 kv_status kv_checkpoint(kv_db *db, kv_progress progress, void *arg, kv_error *err) KV_MUST_CHECK;
 
 /* Everything is in memory when this returns; KV_ERR_CORRUPT when some of it cannot be. */
 kv_status kv_load_all(kv_db *db, kv_progress progress, void *arg, kv_error *err) KV_MUST_CHECK;
 
 /* Makes the new directory `dest` (it must not be there, or be empty) a store with the state of the moment when
- * the copy ends, while readers and writers go on.  It is locked meanwhile (KV_ERR_LOCKED when somebody makes a store of it, or
- * another copy).  On failure what was made in it is removed. */
+ * the copy ends, while readers and writers go on.  It is locked meanwhile (KV_ERR_LOCKED when somebody makes a store
+ * of it, or another copy).  On failure what was made in it is removed. */
 kv_status kv_backup(kv_db *db, const char *dest, kv_progress progress, void *arg, kv_error *err)
     KV_MUST_CHECK;
 
@@ -417,8 +421,9 @@ kv_status kv_cursor_next(kv_cursor *cursor, const kv_item **items, size_t *count
 
 /* ---- Looking at it ------------------------------------------------------------------------ */
 
-/* What kv_count may have to read, this does, too; what cannot be read counts as the checkpoint has it.  With KV_NOWAIT nothing is
- * read: soon after an open `entries` and `data_bytes` are those of the checkpoint then, and expired keys always count. */
+/* What kv_count may have to read, this does, too; what cannot be read counts as the checkpoint has it.  With
+ * KV_NOWAIT nothing is read: soon after an open `entries` and `data_bytes` are those of the checkpoint then, and
+ * expired keys always count. */
 kv_status kv_get_stats(kv_db *db, unsigned flags, kv_stats *stats, kv_error *err) KV_MUST_CHECK;
 
 /* True once for each checkpoint by itself, or by the close of the last handle, that failed: `err` says why.  Never

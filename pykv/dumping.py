@@ -123,8 +123,9 @@ def load(
     ends that (a crash, a full disk, MemoryLimitError, an exception of progress) leaves a part of
     it, but of a transaction (MULTI to EXEC) all or nothing.  With partial=True all that stands
     before an error is put, and the error raised all the same; its `report` says how much.  A
-    transaction with an error in it, without an end, or too large for one commit is not put.  Other threads may write
-    meanwhile; commands that change a value, like INCR, count from the one that they find.
+    transaction with an error in it, without an end, or too large for one commit is not put.  Other
+    threads may write meanwhile; commands that change a value, like INCR, count from the one that
+    they find.
 
     progress is called with (done, total), in bytes of the file, counted for each time that it is
     read, at most some 20 times a second; an exception that it raises ends the call.  Durable as the

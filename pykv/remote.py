@@ -38,10 +38,11 @@ class RemoteStore(MutableMapping[bytes, bytes]):
     """A mapping from bytes to bytes on a server; made by `pykv.connect`.
 
     The methods, arguments, results and exceptions of `pykv.Store`, one round trip to the server
-    each unless they say otherwise, and two for a write that takes several commands.  Threads share a RemoteStore freely; every method is atomic,
-    but iteration, which shows the keys of no single moment: what is there from its beginning to
-    its end is shown once, what comes or goes meanwhile may be.  A write is as durable as the server
-    makes it: see `capabilities`.  Keys expire by the server's clock.
+    each unless they say otherwise, and two for a write that takes several commands.  Threads share
+    a RemoteStore freely; every method is atomic, but iteration, which shows the keys of no single
+    moment: what is there from its beginning to its end is shown once, what comes or goes meanwhile
+    may be.  A write is as durable as the server makes it: see `capabilities`.  Keys expire by the
+    server's clock.
 
     A call that finds the server away tries again a few times; a write is never sent twice.  When
     an answer to one is lost it raises ConnectionLostError with `maybe_done`.  A forked child goes

@@ -207,8 +207,8 @@ static char *page_at_or_after(char *address) {
     return address + (-(uintptr_t)address & (HUGE_PAGE - 1));
 }
 
-/* Asks for pages ahead when a quarter of those asked for before is used up (later while the pool is small), since one takes
- * as long as using two thirds of it when the host has to find the memory.  True: the caller is to say so. */
+/* Asks for pages ahead when a quarter of those asked for before is used up (later while the pool is small), since
+ * one takes as long as using two thirds of it when the host has to find the memory.  True: the caller is to say so. */
 static bool ask_locked(kv_pool *pool) {
     if (pool->hungry == NULL || pool->areas == NULL || pool->areas->size < TOUCH_AREA_SIZE_MIN)
         return false;

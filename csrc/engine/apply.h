@@ -14,8 +14,8 @@
 
 typedef struct kv_applier kv_applier;
 
-/* What concerns shards that are not loaded goes to the tail; NULL: they are loaded.  With `helped` false, or when no thread
- * can be had, the caller's thread does it all. */
+/* What concerns shards that are not loaded goes to the tail; NULL: they are loaded.  With `helped` false, or when no
+ * thread can be had, the caller's thread does it all. */
 kv_status kv_applier_create(kv_table *table, kv_tail *tail, bool helped, kv_applier **applier,
                             kv_error *err) KV_MUST_CHECK;
 void kv_applier_destroy(kv_applier *applier); /* NULL is allowed; what was not applied is dropped */

@@ -352,8 +352,8 @@ kv_status kv_checkpoint_create(kv_checkpoint_writer **out, const kv_dir *dir,
     w->piece = pace(pace_arg, 0);
     w->buffer = kv_mem_alloc_aligned(BUFFER_SIZE, KV_DIRECT_ALIGNMENT_MAX);
     kv_status status = w->buffer == NULL ? kv_fail_nomem(err, BUFFER_SIZE) : KV_OK;
-    /* An older checkpoint is written over as it is.  After a crash it may have its first name again, with bytes of the new
-     * one: a newer one is there then, and nobody looks at it. */
+    /* An older checkpoint is written over as it is.  After a crash it may have its first name again, with bytes of
+     * the new one: a newer one is there then, and nobody looks at it. */
     if (status == KV_OK)
         w->begun = kv_dir_rename(dir, KV_CHECKPOINT_RECYCLED, KV_CHECKPOINT_NEW, NULL) == KV_OK;
     if (status == KV_OK)

@@ -2,8 +2,8 @@
  *
  * Layer: engine (above store.h).  A deferred handle reads the newest state and returns from a write when it has been
  * appended and linked.  Instead of waiting, it keeps
- *  - a ticket for the newest commit that its calls have made or seen: what they told may leave the program only when that one is
- *    committed.  Groups are committed, or undone, in their order, so the newest stands for all;
+ *  - a ticket for the newest commit that its calls have made or seen: what they told may leave the program only when
+ *    that one is committed.  Groups are committed, or undone, in their order, so the newest stands for all;
  *  - the hashes of its writes, whose shards nobody prunes: an ordinary writer does so when it has waited.
  *
  * One thread at a time uses a deferred handle, so nothing here is atomic.

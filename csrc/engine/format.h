@@ -80,7 +80,8 @@ static inline uint64_t kv_frame_room(const kv_frame_header *header) {
 }
 
 void kv_frame_header_encode(const kv_frame_header *header, uint8_t *bytes);
-/* True when the checksum fits, and the kind is known and may have a payload if it has one.  Salt and LSN are the caller's to compare. */
+/* True when the checksum fits, and the kind is known and may have a payload if it has one.  Salt and LSN are the
+ * caller's to compare. */
 bool kv_frame_header_decode(kv_frame_header *header, const uint8_t *bytes);
 
 /* ---- Records -------------------------------------------------------------------------------------- */

@@ -399,7 +399,8 @@ static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, bool *re
         kv_futex_wait(&log->spare_word, SPARE_MAKING, KV_FUTEX_FOREVER);
     }
     *recycled = use_recycled(log, size, spare);
-    return *recycled ? KV_OK : kv_segment_prepare(spare, log->dir, size, log->small_frames && syncs_each_frame(log), err);
+    bool written = log->small_frames && syncs_each_frame(log);
+    return *recycled ? KV_OK : kv_segment_prepare(spare, log->dir, size, written, err);
 }
 
 static uint64_t next_segment_size(const kv_log *log, uint64_t frame_size) {

@@ -109,8 +109,8 @@ uint64_t kv_log_segment_of(kv_log *log, uint64_t lsn);
 /* Bytes of the segments before the last one, as files. */
 uint64_t kv_log_full_bytes(kv_log *log);
 
-/* The segments before that one are not needed any more, and this is on disk: `remove` takes them away, oldest first, but
- * one is kept to be written over. */
+/* The segments before that one are not needed any more, and this is on disk: `remove` takes them away, oldest first,
+ * but one is kept to be written over. */
 typedef kv_status (*kv_log_remove)(void *arg, const char *name);
 void kv_log_drop_before(kv_log *log, uint64_t sequence, kv_log_remove remove, void *arg);
 

@@ -395,9 +395,9 @@ static kv_status many_at(many *m, kv_store *store, const kv_bytes *keys, size_t 
     return KV_OK;
 }
 
-/* The newest state, of one moment: what had been appended when the look began.  Undo lists lead back to it, unless it is
- * committed and pruned before we are done.  The ticket is taken before: if what we look at is undone meanwhile, so is
- * the ticket's group. */
+/* The newest state, of one moment: what had been appended when the look began.  Undo lists lead back to it, unless
+ * it is committed and pruned before we are done.  The ticket is taken before: if what we look at is undone
+ * meanwhile, so is the ticket's group. */
 static kv_status many_newest(many *m, kv_db *db, const kv_bytes *keys, size_t count, moment *at,
                              kv_error *err) {
     uint64_t entries;

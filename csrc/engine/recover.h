@@ -30,8 +30,9 @@ typedef struct kv_recovered {
     size_t older_count;
 } kv_recovered;
 
-/* Brings a table that nobody else uses yet up to date, with its tail (apply.h): it has the state at `lsn`, which stands in the
- * segment of that sequence (a new one: segment 1, LSN 0).  `last`: the highest sequence in the directory. */
+/* Brings a table that nobody else uses yet up to date, with its tail (apply.h): it has the state at `lsn`, which
+ * stands in the segment of that sequence (a new one: segment 1, LSN 0).  `last`: the highest sequence in the
+ * directory. */
 kv_status kv_recover(const kv_dir *dir, const uint8_t store_id[16], uint64_t sequence,
                      uint64_t last, uint64_t lsn, kv_table *table, kv_tail *tail, bool read_only,
                      kv_recovered *recovered, kv_recovery *info, kv_error *err) KV_MUST_CHECK;

@@ -123,8 +123,8 @@ static void add_handle_locked(kv_store *store, kv_db *db) {
     store->handle_count++;
 }
 
-/* A handle is closed in the moment in which it leaves the lists, by itself or with its store: a child that is forked has
- * nobody who would finish closing it, so it must find the handle there (after_fork_child), or closed. */
+/* A handle is closed in the moment in which it leaves the lists, by itself or with its store: a child that is forked
+ * has nobody who would finish closing it, so it must find the handle there (after_fork_child), or closed. */
 static void set_closed_locked(kv_db *db) {
     db->store = NULL;
     atomic_fetch_or(&db->closed_word, 1);

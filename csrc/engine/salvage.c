@@ -2,9 +2,10 @@
  *
  * Whole records go through the public API, in the order of the log, so the new store makes its own log of them.
  *
- * There an expiry that has passed becomes a delete at once, but reading a log applies records whatever the time is: a later
- * one may give the key more time, as a session gets each time that it is used.  So a key whose time is past, or soon
- * will be, is written without an expiry, and what that is stands in a store in memory until everything has been read.
+ * There an expiry that has passed becomes a delete at once, but reading a log applies records whatever the time is:
+ * a later one may give the key more time, as a session gets each time that it is used.  So a key whose time is past,
+ * or soon will be, is written without an expiry, and what that is stands in a store in memory until everything has
+ * been read.
  */
 #include "../base/mem.h"
 #include "check.h"

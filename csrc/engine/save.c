@@ -68,8 +68,8 @@ static kv_status fail_cancelled(kv_error *err) {
     return kv_fail(err, KV_ERR_CANCELLED, "the caller gave up");
 }
 
-/* Calls the caller's function.  It may fork: the call then ends in the child at once, with all left as it is, since the files
- * are the parent's, and threads that are not there may hold the locks. */
+/* Calls the caller's function.  It may fork: the call then ends in the child at once, with all left as it is, since
+ * the files are the parent's, and threads that are not there may hold the locks. */
 static kv_status report(kv_store *store, kv_progress progress, void *arg, uint64_t done, uint64_t total,
                         kv_error *err) {
     bool goes_on = progress(arg, done, total);
@@ -239,7 +239,8 @@ static bool find_older(void *arg, const char *name) {
 }
 
 /* Removes the file, and then gives its room back a piece at a time: a file system may tell the disk right away what
- * is free again, and syncs of the log wait for that, too (measured, at once: 64 MiB 100 ms, 600 MB as long elsewhere). */
+ * is free again, and syncs of the log wait for that, too (measured, at once: 64 MiB 100 ms, 600 MB as long
+ * elsewhere). */
 static kv_status remove_slowly(void *arg, const char *name) {
     walk *w = arg;
     const kv_dir *dir = &w->store->dir;

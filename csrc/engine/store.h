@@ -44,8 +44,8 @@ typedef struct kv_worker {
     _Atomic bool looks_soon; /* at the pools, by itself.  seq_cst with what they want */
 } kv_worker;
 
-/* Counts of writes of the threads with one index, where there is no log that counts them.  They only grow.  Keys: release, and acquire in
- * kv_store_keys. */
+/* Counts of writes of the threads with one index, where there is no log that counts them.  They only grow.  Keys:
+ * release, and acquire in kv_store_keys. */
 typedef struct kv_tally {
     _Alignas(64) _Atomic uint64_t commits;
     _Atomic uint64_t added, removed; /* keys */
@@ -154,8 +154,8 @@ static inline void kv_db_leave(kv_db *db) {
         kv_db_wake_closer(db);
 }
 
-/* A call of this thread that runs a function of its caller's (progress; signal handlers, too).  What has to wait for its
- * end would wait for ever in there, and is refused instead. */
+/* A call of this thread that runs a function of its caller's (progress; signal handlers, too).  What has to wait for
+ * its end would wait for ever in there, and is refused instead. */
 typedef struct kv_telling {
     const kv_db *db;
     bool saves; /* a checkpoint, or a backup */
@@ -227,8 +227,8 @@ bool kv_store_checkpoint_is_due(kv_store *store, bool closing);
 /* Reads every shard that is not in memory yet.  `*stop` (may be NULL): give up. */
 kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progress progress,
                             void *arg, kv_error *err) KV_MUST_CHECK;
-/* Reads those that the log's tail concerns: then all shards' counts are right, and so is table.found.  After a failure the others
- * are. */
+/* Reads those that the log's tail concerns: then all shards' counts are right, and so is table.found.  After a
+ * failure the others are. */
 kv_status kv_store_catch_up_slow(kv_store *store, kv_error *err) KV_MUST_CHECK;
 static inline kv_status kv_store_catch_up(kv_store *store, kv_error *err) {
     return atomic_load_explicit(&store->tail_waits, memory_order_acquire)
@@ -261,7 +261,8 @@ static inline uint64_t kv_store_visible(kv_store *store) {
 
 /* The same, of a state that will not change any more.  Without a log many changes share an LSN: this ends it.  Who
  * changes something reads memory_lsn while it holds all shards concerned, and lets go of them when the change is
- * linked; so what it read before this is in the state for whoever locks its shard, and what it reads afterwards is above. */
+ * linked; so what it read before this is in the state for whoever locks its shard, and what it reads afterwards is
+ * above. */
 static inline uint64_t kv_store_take_lsn(kv_store *store) {
     return store->log != NULL ? kv_log_committed(store->log)
                               : atomic_fetch_add(&store->memory_lsn, 1);

@@ -502,7 +502,8 @@ static void divide(kv_array from, kv_array left, kv_array right) {
     uint32_t count = kv_array_count(from);
     bool alike = kv_array_count(left) == count && kv_array_count(right) == count;
     uint32_t others = 0;
-    /* Where nothing probed past its bucket, a bucket's entries go into two, which are written from their first slots on. */
+    /* Where nothing probed past its bucket, a bucket's entries go into two, which are written from their first slots
+     * on. */
     for (uint32_t i = 0; i < count && alike; i++) {
         const kv_bucket *b = &kv_array_buckets(from)[i];
         uint64_t tags = atomic_load_explicit(&b->tags, memory_order_relaxed), new_tags[2] = {0};

@@ -105,8 +105,8 @@ typedef struct kv_shard_origin {
 
 struct kv_table;
 /* Builds what shard number `block` has, in a draft of it that nobody else sees: with its range and the counts of its
- * origin, and no array.  On success the array is the caller's, and the counts fit it.  May be called by several threads at
- * once. */
+ * origin, and no array.  On success the array is the caller's, and the counts fit it.  May be called by several
+ * threads at once. */
 typedef kv_status (*kv_shard_loader)(void *arg, struct kv_table *table, uint32_t block,
                                      kv_shard *draft, kv_error *err);
 

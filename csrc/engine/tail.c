@@ -14,7 +14,8 @@ typedef struct change {
     kv_record_kind kind;
 } change;
 
-/* Bytes of changes, those that later ones replace included, of each side of the hashes (kv_hash_side): together 64 MiB. */
+/* Bytes of changes, those that later ones replace included, of each side of the hashes (kv_hash_side): together 64
+ * MiB. */
 static const uint64_t changes_max[2] = {UINT64_C(20) << 20, UINT64_C(44) << 20};
 
 /* What waits for a shard, in order. */

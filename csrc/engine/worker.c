@@ -213,8 +213,9 @@ static bool touch_ahead(kv_store *store) {
 
 /* Sleeps until the word changes, for `wait_ns` at the most.
  *
- * Waking a thread takes as long as a hundred puts, and a put would be who does it.  So while the pools grow, the worker looks
- * at them by itself (feed wakes it only when it does not), for as long as `growing`, and anew when they have. */
+ * Waking a thread takes as long as a hundred puts, and a put would be who does it.  So while the pools grow, the
+ * worker looks at them by itself (feed wakes it only when it does not), for as long as `growing`, and anew when they
+ * have. */
 static void rest(kv_store *store, uint32_t word, uint64_t wait_ns, bool growing) {
     kv_worker *w = &store->worker;
     uint64_t now_ns = kv_now_ns(), watch_end_ns = growing ? now_ns + WATCH_NS : 0;

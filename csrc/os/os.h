@@ -67,9 +67,9 @@ struct kv_os {
     void (*write_back)(void *ctx, int file, uint64_t offset, uint64_t size, bool wait);
     /* Lets reads and writes of the open file pass the page cache by, or (`on` false) go through it again.  Answers
      * the alignment, in bytes, that they must keep from then on, in the buffer's address, in size and in offset: a
-     * power of two up to KV_DIRECT_ALIGNMENT_MAX.  A write may still be refused (-EINVAL), or go through the page cache after all, and it is
-     * durable after a sync, not before.  Others see it as any other.  -EOPNOTSUPP, or NULL in the table: this
-     * system cannot. */
+     * power of two up to KV_DIRECT_ALIGNMENT_MAX.  A write may still be refused (-EINVAL), or go through the page
+     * cache after all, and it is durable after a sync, not before.  Others see it as any other.  -EOPNOTSUPP, or
+     * NULL in the table: this system cannot. */
     int (*direct)(void *ctx, int file, bool on);
 };
 

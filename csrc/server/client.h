@@ -34,8 +34,8 @@ typedef struct kv_client {
     kv_multi *multi;        /* NULL: no MULTI, no WATCH */
     kv_subscriptions *subscriptions; /* NULL: none */
     uint64_t created_ns;
-    /* Up to here its time is accounted for.  The loop sets it when it begins with what has come in; each request moves it on, so that
-     * a request costs one look at the clock.  0: kv_command_run looks itself. */
+    /* Up to here its time is accounted for.  The loop sets it when it begins with what has come in; each request
+     * moves it on, so that a request costs one look at the clock.  0: kv_command_run looks itself. */
     uint64_t active_ns;
     uint64_t requests;               /* CLIENT LIST: tot-cmds */
     const kv_command *last_command;  /* CLIENT LIST */

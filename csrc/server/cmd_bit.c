@@ -353,7 +353,8 @@ typedef struct field_op {
     overflow how;
 } field_op;
 
-/* One of GET, SET, INCRBY and OVERFLOW at the beginning of argv; how many arguments it has, or 0: it has been refused. */
+/* One of GET, SET, INCRBY and OVERFLOW at the beginning of argv; how many arguments it has, or 0: it has been
+ * refused. */
 static size_t parse_field_op(kv_client *c, const kv_bytes *argv, size_t left, field_op *op) {
     size_t size;
     if (left >= 3 && kv_word_is(argv[0], "get")) {

@@ -7,7 +7,8 @@
  *
  * A string begins with its length, in the highest two bits of the first byte:
  *     00          the other 6 bits                10  0x80: 4 bytes, 0x81: 8 bytes follow, big endian
- *     01          and 8 more, big endian          11  an integer of 1, 2 or 4 bytes, little endian (0, 1, 2), or compressed
+ *     01          and 8 more, big endian          11  an integer of 1, 2 or 4 bytes, little endian (0, 1, 2), or
+ *     compressed
  *                                                     with LZF (3): length there, length here, bytes
  */
 #include <pthread.h>
@@ -151,8 +152,8 @@ static bool get_length(reader *r, uint64_t *length, bool *is_special) {
     return true;
 }
 
-/* Undoes LZF (Marc Lehmann): a byte below 32 is followed by one more than so many bytes as they are; any other begins a copy of
- * bytes before.  False: that is not what this is, or not of `size` bytes. */
+/* Undoes LZF (Marc Lehmann): a byte below 32 is followed by one more than so many bytes as they are; any other
+ * begins a copy of bytes before.  False: that is not what this is, or not of `size` bytes. */
 static bool decompress(const uint8_t *p, size_t packed, uint8_t *out, size_t size) {
     const uint8_t *end = p + packed;
     size_t done = 0;

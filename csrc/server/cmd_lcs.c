@@ -1,5 +1,5 @@
-/* cmd_lcs.c - LCS: the longest common subsequence of two values, by the table of all pairs of prefixes (Wagner and Fischer, "The
- * String-to-String Correction Problem", 1974).
+/* cmd_lcs.c - LCS: the longest common subsequence of two values, by the table of all pairs of prefixes (Wagner and
+ * Fischer, "The String-to-String Correction Problem", 1974).
  */
 #include <string.h>
 
@@ -30,7 +30,8 @@ static void fill(lcs *l) {
     }
 }
 
-/* Walks back from the ends; calls `visit` for each run that both have, the last first: where it begins and how long it is. */
+/* Walks back from the ends; calls `visit` for each run that both have, the last first: where it begins and how long
+ * it is. */
 static void walk(const lcs *l, void (*visit)(void *arg, size_t a, size_t b, size_t size), void *arg) {
     size_t i = l->a_size, k = l->b_size, run = 0;
     while (i > 0 && k > 0) {

@@ -1,11 +1,11 @@
 /* cmd_multi.c - MULTI, EXEC, DISCARD, WATCH, UNWATCH.
  *
- * EXEC runs all queued requests as one step (txn.h): their reads and writes are one commit, seen whole or not at all.  What is
- * not a step of the store (PING, PUBLISH, INFO, KEYS ...) runs when the commit is made, once however often the step had to begin
- * again, and its reply is put at its place.
+ * EXEC runs all queued requests as one step (txn.h): their reads and writes are one commit, seen whole or not at
+ * all.  What is not a step of the store (PING, PUBLISH, INFO, KEYS ...) runs when the commit is made, once however
+ * often the step had to begin again, and its reply is put at its place.
  *
- * A watched key holds a pin on the entry that it had: it is unchanged as long as it has the same one.  (A key that was absent,
- * was made and deleted again, counts as unchanged.)
+ * A watched key holds a pin on the entry that it had: it is unchanged as long as it has the same one.  (A key that
+ * was absent, was made and deleted again, counts as unchanged.)
  */
 #include <string.h>
 
@@ -175,7 +175,8 @@ kv_run kv_cmd_discard(kv_client *c, const kv_bytes *argv, size_t argc) {
 
 enum { LOOKED_AT = 100 };
 
-/* Of the newest: a key that is watched twice does no harm, and looking through thousands for each of thousands would. */
+/* Of the newest: a key that is watched twice does no harm, and looking through thousands for each of thousands
+ * would. */
 static bool is_watched(const kv_multi *m, kv_bytes key) {
     const watched *w = m->watched;
     for (int i = 0; i < LOOKED_AT && w != NULL; i++, w = w->next)
@@ -262,7 +263,8 @@ static kv_status attempt(kv_client *c, kv_multi *m, kv_txn *t, kv_error *err) {
     return kv_txn_commit(t, err);
 }
 
-/* Runs the request with a reply queue of its own, whose bytes are then put at their place.  By how much what is behind has moved. */
+/* Runs the request with a reply queue of its own, whose bytes are then put at their place.  By how much what is
+ * behind has moved. */
 static int64_t run_aside(kv_client *c, queued *q, uint64_t position) {
     kv_reply whole = c->reply;
     kv_reply_init(&c->reply);

@@ -7,8 +7,8 @@
 #include "commands.h"
 #include "glob.h"
 
-/* What SUBSCRIBE and the others tell about one channel: a push in RESP3, and like the messages not a reply that CLIENT REPLY
- * keeps back.  `name` NULL: there was none to leave.
+/* What SUBSCRIBE and the others tell about one channel: a push in RESP3, and like the messages not a reply that
+ * CLIENT REPLY keeps back.  `name` NULL: there was none to leave.
  */
 static void tell(kv_client *c, const char *what, const kv_bytes *name, bool leave, kv_pubsub_kind kind) {
     bool muted = c->reply.muted;

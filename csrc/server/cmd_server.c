@@ -261,8 +261,8 @@ static bool is_all_durable(kv_client *c) {
     return kv_get_stats(c->db, KV_NOWAIT, &stats, &err) == KV_OK && stats.durable_lsn >= stats.lsn;
 }
 
-/* A reply leaves when what stands before it is committed; in the modes that do not sync by themselves the disk is waited for
- * here, but in EXEC, where nobody waits: there it tells how things are. */
+/* A reply leaves when what stands before it is committed; in the modes that do not sync by themselves the disk is
+ * waited for here, but in EXEC, where nobody waits: there it tells how things are. */
 kv_run kv_cmd_waitaof(kv_client *c, const kv_bytes *argv, size_t argc) {
     (void)argc;
     int64_t local, replicas, timeout;

@@ -9,7 +9,8 @@
 
 /* ---- Reading ------------------------------------------------------------------------------------------- */
 
-/* Small values are copied into `value`, then into the reply; those that the reply would keep pinned are looked up as items. */
+/* Small values are copied into `value`, then into the reply; those that the reply would keep pinned are looked up as
+ * items. */
 kv_run kv_cmd_get(kv_client *c, const kv_bytes *argv, size_t argc) {
     (void)argc;
     kv_value value;
@@ -164,8 +165,8 @@ static bool parse_expiry(kv_client *c, kv_bytes text, bool in_seconds, bool is_m
     return true;
 }
 
-/* The options EX, PX, EXAT, PXAT.  One may be given twice (the last counts), but not two of them.  A conflict is reported before a
- * bad number, so the number is looked at when all options have been read. */
+/* The options EX, PX, EXAT, PXAT.  One may be given twice (the last counts), but not two of them.  A conflict is
+ * reported before a bad number, so the number is looked at when all options have been read. */
 typedef struct expiry_option {
     kv_bytes text; /* the number */
     bool is_given, in_seconds, is_moment;

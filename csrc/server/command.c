@@ -339,8 +339,8 @@ static bool refuse(kv_client *c, const kv_command *command, const kv_bytes *argv
     return true;
 }
 
-/* The beginning of an HTTP request, whose body could be requests of ours: a page in a browser can send one to any port, also
- * to one of this machine. */
+/* The beginning of an HTTP request, whose body could be requests of ours: a page in a browser can send one to any
+ * port, also to one of this machine. */
 static bool is_http(kv_bytes name) {
     return kv_word_is(name, "post") || kv_word_is(name, "host:");
 }

@@ -51,8 +51,8 @@ const kv_command *kv_command_at(size_t index);
 const kv_command *kv_command_find(kv_bytes name); /* any case; NULL: none */
 size_t kv_command_index(const kv_command *command); /* of its statistics */
 
-/* Runs one request: looks up, checks authentication, arity, state (MULTI queues it), calls, counts, and keeps the time for the slow
- * log.  The reply is in c->reply.  KV_RUN_LATER: nothing has happened. */
+/* Runs one request: looks up, checks authentication, arity, state (MULTI queues it), calls, counts, and keeps the
+ * time for the slow log.  The reply is in c->reply.  KV_RUN_LATER: nothing has happened. */
 kv_run kv_command_run(kv_client *c, const kv_bytes *argv, size_t argc);
 
 /* The reply for a failed call of the engine: OOM, MISCONF, ERR ... */

@@ -66,8 +66,8 @@ typedef struct kv_subcommands {
     size_t count;
 } kv_subcommands;
 
-/* Commands whose first argument is a subcommand.  Unknown ones, and a wrong number of arguments, are refused before the command is
- * called or queued. */
+/* Commands whose first argument is a subcommand.  Unknown ones, and a wrong number of arguments, are refused before
+ * the command is called or queued. */
 #define KV_COMMAND_CONTAINERS(X)                                                                                     \
     X(acl) X(client) X(command) X(config) X(debug) X(function) X(latency) X(memory) X(module) X(object) X(pubsub)    \
     X(script) X(slowlog)

@@ -299,7 +299,8 @@ static const row *find_row(kv_bytes name) {
     return NULL;
 }
 
-/* Digits with a unit behind them, as in "100mb"; a negative number is UINT64_MAX: "off" where that is allowed, too large elsewhere. */
+/* Digits with a unit behind them, as in "100mb"; a negative number is UINT64_MAX: "off" where that is allowed, too
+ * large elsewhere. */
 static bool parse_number(const row *r, kv_bytes value, uint64_t *number) {
     static const struct {
         const char *unit;

@@ -2,8 +2,9 @@
  *
  * Layer: server (a leaf).
  *
- * Fields are of three kinds: constant after the start; numbers that CONFIG SET may change while loops read them (atomic, relaxed:
- * each stands for itself); and the password, which is read and changed only by the functions below.
+ * Fields are of three kinds: constant after the start; numbers that CONFIG SET may change while loops read them
+ * (atomic, relaxed: each stands for itself); and the password, which is read and changed only by the functions
+ * below.
  */
 #ifndef KV_SERVER_CONFIG_H
 #define KV_SERVER_CONFIG_H
@@ -56,9 +57,11 @@ bool kv_config_is_password(kv_config *config, kv_bytes password);
 
 size_t kv_config_row_count(void);
 const char *kv_config_row_name(size_t row);
-/* False for a row whose value the configuration does not know: the store's or the system's (cmd_server.c tells those). */
+/* False for a row whose value the configuration does not know: the store's or the system's (cmd_server.c tells
+ * those). */
 bool kv_config_row_get(kv_config *config, size_t row, char value[KV_CONFIG_VALUE_SIZE]);
-/* KV_OK, KV_NOTFOUND (no such row), or KV_ERR_INVALID with the end of Redis's error line in err->message.  `dry`: checks only. */
+/* KV_OK, KV_NOTFOUND (no such row), or KV_ERR_INVALID with the end of Redis's error line in err->message.  `dry`:
+ * checks only. */
 kv_status kv_config_row_set(kv_config *config, kv_bytes name, kv_bytes value, bool dry, kv_error *err) KV_MUST_CHECK;
 
 #endif

@@ -1,7 +1,7 @@
 /* glob.c - see glob.h.
  *
- * Only the last `*` ever needs to take more: whatever an earlier one could take, the part of the pattern behind it would
- * match no sooner.  So one place to go back to is enough.
+ * Only the last `*` ever needs to take more: whatever an earlier one could take, the part of the pattern behind it
+ * would match no sooner.  So one place to go back to is enough.
  */
 #include "glob.h"
 

@@ -1,7 +1,7 @@
 /* pubsub.h - channels and patterns: who listens to what.
  *
- * Layer: server.  A client's own list is its loop's; the server's index of channels is shared and locked inside.  The functions here
- * write no reply: the commands do (cmd_pubsub.c).  Delivery is kv_server_publish (server.h).
+ * Layer: server.  A client's own list is its loop's; the server's index of channels is shared and locked inside.
+ * The functions here write no reply: the commands do (cmd_pubsub.c).  Delivery is kv_server_publish (server.h).
  *
  * Each function with a client is called by its loop's thread only.
  */

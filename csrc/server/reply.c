@@ -1,7 +1,7 @@
 /* reply.c - see reply.h.
  *
- * A chunk is a pinned value, or none, and then bytes.  So a large value costs a small chunk, whose bytes take the end of its
- * bulk string and what follows.  Only the last chunk is written to; how much of it is used says `next`.
+ * A chunk is a pinned value, or none, and then bytes.  So a large value costs a small chunk, whose bytes take the
+ * end of its bulk string and what follows.  Only the last chunk is written to; how much of it is used says `next`.
  */
 #include "reply.h"
 
@@ -421,8 +421,8 @@ void kv_reply_verbatim(kv_reply *r, const char *kind, const void *bytes, size_t 
 
 /* ---- Taking back ------------------------------------------------------------------------------------------------ */
 
-/* All chunks are sealed.  Puts a border between two chunks at `position`: the pointer to the chunk that begins there, which is
- * NULL at the end.  Without memory: NULL, and nothing is changed but that the queue is broken. */
+/* All chunks are sealed.  Puts a border between two chunks at `position`: the pointer to the chunk that begins
+ * there, which is NULL at the end.  Without memory: NULL, and nothing is changed but that the queue is broken. */
 static kv_reply_chunk **split(kv_reply *r, uint64_t position) {
     kv_reply_chunk **link = &r->first, *c;
     while ((c = *link) != NULL && position >= c->position + c->item.value.size + c->used)
@@ -491,7 +491,8 @@ void kv_reply_cut(kv_reply *r, uint64_t position) {
     end_at(r, position);
 }
 
-/* All chunks are sealed: the bytes from `from` to `to` are in the bytes of one chunk, which has room for the new ones. */
+/* All chunks are sealed: the bytes from `from` to `to` are in the bytes of one chunk, which has room for the new
+ * ones. */
 static bool replace_inside(kv_reply *r, uint64_t from, uint64_t to, const void *bytes,
                            size_t size) {
     kv_reply_chunk *c = r->first;
@@ -565,7 +566,8 @@ int64_t kv_reply_replace(kv_reply *r, uint64_t from, uint64_t to, const void *by
     return moved;
 }
 
-/* ---- Sending ------------------------------------------------------------------------------------------------------ */
+/* ---- Sending
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* Adds a piece that stands at `position`, as far as it is not sent and before `limit`. */
 static size_t add_piece(const kv_reply *r, uint64_t limit, uint64_t position, const void *bytes,

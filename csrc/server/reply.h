@@ -67,15 +67,15 @@ static inline uint64_t kv_reply_position(const kv_reply *r) {
     return r->end;
 }
 void kv_reply_cut(kv_reply *r, uint64_t position);
-/* Replaces the bytes from `from` up to `to` (neither sent): what a failed commit does with replies.  `bytes` may be shorter or
- * longer; everything behind moves.  Returns by how much.  Without memory everything from `from` on is gone, so that what
- * was to be taken back cannot be sent, and the queue is broken. */
+/* Replaces the bytes from `from` up to `to` (neither sent): what a failed commit does with replies.  `bytes` may be
+ * shorter or longer; everything behind moves.  Returns by how much.  Without memory everything from `from` on is
+ * gone, so that what was to be taken back cannot be sent, and the queue is broken. */
 int64_t kv_reply_replace(kv_reply *r, uint64_t from, uint64_t to, const void *bytes, size_t size);
 
 /* ---- Sending ------------------------------------------------------------------------------------------- */
 
-/* Up to `max` pieces of what stands before position `limit` and is not sent; returns how many.  Valid until the queue is
- * changed. */
+/* Up to `max` pieces of what stands before position `limit` and is not sent; returns how many.  Valid until the
+ * queue is changed. */
 size_t kv_reply_pieces(const kv_reply *r, uint64_t limit, struct iovec *pieces, size_t max);
 /* So many bytes have been sent: frees what held them. */
 void kv_reply_sent(kv_reply *r, size_t bytes);

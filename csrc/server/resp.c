@@ -1,8 +1,8 @@
 /* resp.c - see resp.h.
  *
  * The common request is there as a whole and all its numbers are short: it takes one pass of parse_bulks, where
- * short_number reads the counts.  Everything else (a part of a line, a number of unusual length, whatever is wrong) goes through
- * long_number, which can be resumed.
+ * short_number reads the counts.  Everything else (a part of a line, a number of unusual length, whatever is wrong)
+ * goes through long_number, which can be resumed.
  */
 #include "resp.h"
 
@@ -131,8 +131,8 @@ static bool to_number(const uint8_t *p, size_t size, int64_t *number) {
     return true;
 }
 
-/* Looks for `mark` in the line at hand, where no earlier call has looked: its offset in the line.  -1: it is not there; -2: and
- * the line is too long. */
+/* Looks for `mark` in the line at hand, where no earlier call has looked: its offset in the line.  -1: it is not
+ * there; -2: and the line is too long. */
 static int64_t find_in_line(input *in, uint8_t mark) {
     kv_resp_parser *parser = in->parser;
     const uint8_t *line = in->bytes + parser->position;
@@ -315,8 +315,8 @@ static uint8_t unescape(uint8_t **p, const uint8_t *end) {
     }
 }
 
-/* Copies the quoted part at `*p` (behind its opening quote) to `*to`, which is not behind it; moves both.  False: it has no end, or
- * something stands right behind it. */
+/* Copies the quoted part at `*p` (behind its opening quote) to `*to`, which is not behind it; moves both.  False: it
+ * has no end, or something stands right behind it. */
 static bool unquote(uint8_t **p, const uint8_t *end, uint8_t quote, uint8_t **to) {
     while (*p < end) {
         uint8_t c = *(*p)++;

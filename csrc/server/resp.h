@@ -8,8 +8,8 @@
  * slowly they come; it does so by offsets from the request's first byte, so the buffer may move.  What it answers
  * depends on the bytes only, never on how they came.
  *
- * As Redis does, it takes any two bytes for the end of an argument, and any byte behind the \r of a count: what ends where is
- * said by the counts.
+ * As Redis does, it takes any two bytes for the end of an argument, and any byte behind the \r of a count: what ends
+ * where is said by the counts.
  */
 #ifndef KV_SERVER_RESP_H
 #define KV_SERVER_RESP_H
@@ -46,16 +46,16 @@ void kv_resp_init(kv_resp_parser *parser);
 void kv_resp_fini(kv_resp_parser *parser);
 
 /* Looks for a request at `bytes`, which begins where the last one ended.  KV_RESP_REQUEST: `*argv` (borrowed until the
- * next call; points into `bytes`), `*argc`, and `*used` bytes that it took.  KV_RESP_MORE: call again with the same bytes
- * and more behind them; `*wanted`: how many more are needed at least (a hint for the buffer: the rest of a
+ * next call; points into `bytes`), `*argc`, and `*used` bytes that it took.  KV_RESP_MORE: call again with the same
+ * bytes and more behind them; `*wanted`: how many more are needed at least (a hint for the buffer: the rest of a
  * large argument, as announced; somebody who announces much need not send it).  KV_RESP_BAD: `*error`, borrowed from
  * the parser.  Each is set by its own result only.  Inline arguments are unescaped in place: `bytes` is changed. */
 kv_resp_result kv_resp_parse(kv_resp_parser *parser, const kv_resp_limits *limits, uint8_t *bytes, size_t size,
                              const kv_bytes **argv, size_t *argc, size_t *used, size_t *wanted,
                              const char **error);
 
-/* For a client that has nothing to say: gives back what an unusually long request took (the next request does so, too). The
- * last request's argv ends. */
+/* For a client that has nothing to say: gives back what an unusually long request took (the next request does so,
+ * too). The last request's argv ends. */
 void kv_resp_trim(kv_resp_parser *parser);
 
 /* Memory that it holds: a part of what a client's requests take. */

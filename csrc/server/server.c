@@ -136,10 +136,10 @@ static kv_status listen_tcp(kv_server *server, kv_error *err) {
 
 /* ---- The unix socket --------------------------------------------------------------------------
  * Its file must be the owner's alone from its first moment, and a file that a dead server has left must go while one
- * in use must not.  The umask belongs to the whole process, and a chmod behind bind leaves a moment; Linux takes the mode of the
- * socket itself, set before bind, for the file.  (Elsewhere chmod does it, before listen: until then every
- * connect is refused.)  Two servers that start at once are kept apart by a lock on the directory, held only while one looks,
- * removes and binds: a lock file would be left behind. */
+ * in use must not.  The umask belongs to the whole process, and a chmod behind bind leaves a moment; Linux takes the
+ * mode of the socket itself, set before bind, for the file.  (Elsewhere chmod does it, before listen: until then
+ * every connect is refused.)  Two servers that start at once are kept apart by a lock on the directory, held only
+ * while one looks, removes and binds: a lock file would be left behind. */
 
 /* The directory of the path, locked; -1 and errno. */
 static int lock_directory(const char *path) {

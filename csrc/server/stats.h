@@ -1,7 +1,8 @@
 /* stats.h - what a server counts: for INFO, SLOWLOG, LATENCY.
  *
  * Layer: server (a leaf).  Counters are relaxed atomics: sums, no order.  What every request counts stands in a
- * slice that only one loop writes (so no locked instruction and no cache line that goes to and fro); a reader adds the slices up.
+ * slice that only one loop writes (so no locked instruction and no cache line that goes to and fro); a reader adds
+ * the slices up.
  */
 #ifndef KV_SERVER_STATS_H
 #define KV_SERVER_STATS_H

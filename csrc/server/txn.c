@@ -1,8 +1,9 @@
 /* txn.c - the step's overlay: what it has read, and what it is going to write.
  *
- * One slot a key: the entry that was found in the store (pinned, so that its address names it until the commit), and the
- * newest write of the step.  Slots, operations and what commands make live in an arena that is emptied at the step's end; its first block
- * stays, so that a step of a few keys allocates nothing.  Few keys are found by looking at all; more by a table of their hashes.
+ * One slot a key: the entry that was found in the store (pinned, so that its address names it until the commit), and
+ * the newest write of the step.  Slots, operations and what commands make live in an arena that is emptied at the
+ * step's end; its first block stays, so that a step of a few keys allocates nothing.  Few keys are found by looking
+ * at all; more by a table of their hashes.
  */
 #include "txn.h"
 

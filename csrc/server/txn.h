@@ -28,8 +28,8 @@ void kv_txn_destroy(kv_txn *t); /* NULL is allowed */
 /* Forgets everything: a new step, through this handle. */
 void kv_txn_begin(kv_txn *t, kv_db *db);
 
-/* Keys and values are borrowed until the step ends: a request's arguments stay that long, and what a command makes it makes in
- * kv_txn_space. */
+/* Keys and values are borrowed until the step ends: a request's arguments stay that long, and what a command makes
+ * it makes in kv_txn_space. */
 
 /* Room that lives until the step ends; NULL: no memory. */
 void *kv_txn_space(kv_txn *t, size_t size, kv_error *err);
@@ -41,8 +41,8 @@ kv_status kv_txn_put(kv_txn *t, kv_bytes key, kv_bytes value, uint64_t expiry, k
 kv_status kv_txn_delete(kv_txn *t, kv_bytes key, kv_error *err) KV_MUST_CHECK;
 /* Another expiry for a key that kv_txn_get has just found. */
 kv_status kv_txn_expire(kv_txn *t, kv_bytes key, uint64_t expiry, kv_error *err) KV_MUST_CHECK;
-/* The key must have this entry (kv_item.pin; NULL: be absent) now and when the step is committed: WATCH.  KV_UNCHANGED: it has
- * not. */
+/* The key must have this entry (kv_item.pin; NULL: be absent) now and when the step is committed: WATCH.
+ * KV_UNCHANGED: it has not. */
 kv_status kv_txn_expect(kv_txn *t, kv_bytes key, const void *pin, kv_error *err) KV_MUST_CHECK;
 /* How many keys there are, this step's writes counted.  The commit does not depend on it. */
 kv_status kv_txn_count(kv_txn *t, uint64_t *count, kv_error *err) KV_MUST_CHECK;

@@ -69,8 +69,8 @@ uint64_t fault_os_calls(fault_os *faults, fault_call call);
 uint64_t fault_os_failures(fault_os *faults);
 
 /* The nth call of this kind from now (1: the next) answers -sys_errno.  A close is always done, so
- * that nothing leaks.  FAULT_SHORT has no errno (0).  Up to 16 such rules at a time; a rule that has fired is dropped unless
- * FAULT_FOREVER.  fault_os_heal drops all. */
+ * that nothing leaks.  FAULT_SHORT has no errno (0).  Up to 16 such rules at a time; a rule that has fired is
+ * dropped unless FAULT_FOREVER.  fault_os_heal drops all. */
 void fault_os_fail(fault_os *faults, fault_call call, uint64_t nth, int sys_errno,
                    unsigned flags);
 void fault_os_heal(fault_os *faults);

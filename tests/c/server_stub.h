@@ -1,4 +1,5 @@
-/* server_stub.h - what commands ask of their server, without sockets and threads: for one test program, which includes it once.
+/* server_stub.h - what commands ask of their server, without sockets and threads: for one test program, which
+ * includes it once.
  *
  *     stub *s = stub_create(db);
  *     kv_client *c = stub_client(s);

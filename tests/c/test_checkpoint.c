@@ -1136,8 +1136,8 @@ static int no_room_for_a_segment(void *ctx, int dir, const char *name, kv_open_m
     return -refusal;
 }
 
-/* A write that waits to be flushed finds no room, or no descriptor; the checkpoint, which may make some, and the backup do not fail with
- * it: what they need of the log is on disk. */
+/* A write that waits to be flushed finds no room, or no descriptor; the checkpoint, which may make some, and the
+ * backup do not fail with it: what they need of the log is on disk. */
 static void test_beside_a_write_without_room(void) {
     for (int i = 0; i < 4; i++) {
         static const char large[4 * WORLD_SEGMENT_SIZE];

@@ -1,5 +1,5 @@
-/* test_commands.c - what commands answer: without sockets, over a store in memory and over one with a log, through an ordinary
- * and through a deferred handle.
+/* test_commands.c - what commands answer: without sockets, over a store in memory and over one with a log, through
+ * an ordinary and through a deferred handle.
  */
 /* tsan */
 #include "check.h"
@@ -517,7 +517,8 @@ static void test_exec_answers_in_the_protocol_of_each_moment(void) {
     end(&s);
 }
 
-/* ---- Failures ------------------------------------------------------------------------------------------------------ */
+/* ---- Failures
+ * ------------------------------------------------------------------------------------------------------ */
 
 static void test_no_memory_for_more(void) {
     kv_options options = {.max_memory = 100000, .when_full = KV_FULL_REFUSE};
@@ -551,8 +552,8 @@ static void test_no_memory_for_more(void) {
     }
 }
 
-/* Every request again and again, with the n-th request for memory failing: an error, or what it would have answered, and afterwards
- * everything works. */
+/* Every request again and again, with the n-th request for memory failing: an error, or what it would have answered,
+ * and afterwards everything works. */
 static void test_memory_fails_anywhere(void) {
     const char *const requests[] = {
         "set a 1 ex 100 get", "append a xyz",    "mget a b c",        "mset a 1 b 2 c 3 d 4", "lcs a b idx",
@@ -624,7 +625,8 @@ static setup make_after(kind k, const exchange *table, size_t count, bool fresh)
     return s;
 }
 
-/* Done, or not; and what was answered as ever has been done.  Returns how many requests for memory the request makes. */
+/* Done, or not; and what was answered as ever has been done.  Returns how many requests for memory the request
+ * makes. */
 static uint64_t sweep_request(kind k, const exchange *table, size_t i, bool fresh) {
     setup s = make_after(k, table, i, fresh);
     uint64_t before = store_digest(s.w->db), n = 0;
@@ -755,7 +757,8 @@ static void test_failures_as_text(void) {
     end(&s);
 }
 
-/* ---- What is pending ------------------------------------------------------------------------------------------------- */
+/* ---- What is pending
+ * ------------------------------------------------------------------------------------------------- */
 
 static void test_some_wait_until_nothing_is_pending(void) {
     setup s = make(WITH_LOG_DEFERRED);
@@ -788,7 +791,8 @@ static void test_some_wait_until_nothing_is_pending(void) {
     end(&s);
 }
 
-/* ---- Clients ------------------------------------------------------------------------------------------------------------ */
+/* ---- Clients
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static void test_client_list_and_kill(void) {
     setup s = make(IN_MEMORY);
@@ -863,7 +867,8 @@ static void test_client_reply(void) {
     end(&s);
 }
 
-/* ---- Counting -------------------------------------------------------------------------------------------------------------- */
+/* ---- Counting
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static void test_info_tells_what_happened(void) {
     for (kind k = 0; k < KINDS; k++) {

@@ -944,8 +944,8 @@ static void test_undone_put(void) {
     undone(first_put, second_incr);
 }
 
-/* The space, or the descriptors, run out now and then.  Each value is written once, and tells by whom and when: what a reader
- * has seen must have been acknowledged in the end. */
+/* The space, or the descriptors, run out now and then.  Each value is written once, and tells by whom and when: what
+ * a reader has seen must have been acknowledged in the end. */
 enum { WRITERS = 5, WRITES = 600 / SLOWER };
 
 typedef struct rollbacks {
@@ -1167,7 +1167,8 @@ static void test_failure_under_load(void) {
     }
 }
 
-/* ---- Power cuts under load ------------------------------------------------------------------------------------------- */
+/* ---- Power cuts under load
+ * ------------------------------------------------------------------------------------------- */
 
 typedef struct cuts {
     world *w;

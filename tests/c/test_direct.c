@@ -56,8 +56,8 @@ static void end_and_open(world *w, const model *m, ending how) {
 
 /* ---- Every place in a block -------------------------------------------------------------------------- */
 
-/* The first frame of a store's life ends at each multiple of 16 bytes of a block: the next one, written before and after
- * the store was opened again, shares that block, or begins a new one. */
+/* The first frame of a store's life ends at each multiple of 16 bytes of a block: the next one, written before and
+ * after the store was opened again, shares that block, or begins a new one. */
 static void test_every_tail(void) {
     for (unsigned alignment = 512; alignment <= 4096; alignment *= 8)
         for (size_t size = 0; size < alignment; size += 16)
@@ -348,8 +348,8 @@ static int counting_rename(void *ctx, int dir, const char *from, const char *to)
     return os->rename(os->ctx, dir, from, to);
 }
 
-/* In the long run every new segment is an old one: a checkpoint is due whenever a segment is full, even though it was made
- * when a part of that was written. */
+/* In the long run every new segment is an old one: a checkpoint is due whenever a segment is full, even though it
+ * was made when a part of that was written. */
 static void recycle(size_t value_size) {
     world *w = world_of(512);
     model *m = model_create();

@@ -1,8 +1,8 @@
 /* test_flips.c - a small closed store with a checkpoint and a log, damaged in every simple way: each is refused with
  * the place, at open or when the damaged part is read, or all data is there and right.
  *
- * Every bit is flipped (one of each byte where there are only zeros), every file is cut to every length, deleted, emptied,
- * swapped with each other one, and replaced by another store's.  kv_check must agree: it finds something
+ * Every bit is flipped (one of each byte where there are only zeros), every file is cut to every length, deleted,
+ * emptied, swapped with each other one, and replaced by another store's.  kv_check must agree: it finds something
  * whenever the store is refused, and nothing when all is there.
  */
 #include "check.h"

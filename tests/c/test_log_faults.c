@@ -853,8 +853,8 @@ static void make_durable(worker *me) {
     (void)!kv_make_durable(((world *)me->shared)->db, &err);
 }
 
-/* A write that is refused does not keep what was written before from the disk: neither when a sync is to come with it, nor
- * when one is asked for meanwhile. */
+/* A write that is refused does not keep what was written before from the disk: neither when a sync is to come with
+ * it, nor when one is asked for meanwhile. */
 static void test_sync_beside_a_write_without_room(void) {
     enum { TOGETHER, MEANWHILE, SYNC_FAILS, CASES };
     for (int how = 0; how < CASES; how++) {

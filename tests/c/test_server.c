@@ -1,4 +1,5 @@
-/* test_server.c - a server with two loops over real sockets: many clients at once, channels, failing syncs, reloads, stops. */
+/* test_server.c - a server with two loops over real sockets: many clients at once, channels, failing syncs, reloads,
+ * stops. */
 /* tsan */
 #include "check.h"
 
@@ -258,7 +259,8 @@ static void test_stop_under_load(void) {
     }
 }
 
-/* ---- Reloading under load ----------------------------------------------------------------------------------------- */
+/* ---- Reloading under load
+ * ----------------------------------------------------------------------------------------- */
 
 static void reload(worker *me) {
     place *p = me->shared;
@@ -290,7 +292,8 @@ static void test_reload_under_load(void) {
     place_close(&p);
 }
 
-/* ---- What a reply waits for --------------------------------------------------------------------------------------- */
+/* ---- What a reply waits for
+ * --------------------------------------------------------------------------------------- */
 
 static void test_reply_waits_for_the_disk(void) {
     for (int clients = 1; clients <= 3; clients++) { /* alone on its loop, and not */
@@ -315,7 +318,8 @@ static void test_reply_waits_for_the_disk(void) {
     }
 }
 
-/* ---- Syncs that fail ------------------------------------------------------------------------------------------------ */
+/* ---- Syncs that fail
+ * ------------------------------------------------------------------------------------------------ */
 
 static void write_in_bad_times(worker *me) {
     place *p = me->shared;
@@ -383,7 +387,8 @@ static void test_failing_syncs(void) {
     place_leave(&p);
 }
 
-/* ---- Without memory ------------------------------------------------------------------------------------------------- */
+/* ---- Without memory
+ * ------------------------------------------------------------------------------------------------- */
 
 static unsigned descriptors(void) {
     unsigned count = 0;
@@ -422,8 +427,8 @@ static void test_start_without_memory(void) {
     world_destroy(w);
 }
 
-/* Writes, each to a key of its own, while requests for memory fail: what was acknowledged is there, what was refused is not,
- * and of what a closed connection leaves open either. */
+/* Writes, each to a key of its own, while requests for memory fail: what was acknowledged is there, what was refused
+ * is not, and of what a closed connection leaves open either. */
 static void write_without_memory(worker *me) {
     place *p = me->shared;
     enum { REFUSED, DONE, OPEN } *known = calloc(ROUNDS, sizeof *known);

@@ -135,7 +135,8 @@ static void test_a_step_with_many_keys(void) {
     close_memory(db);
 }
 
-/* Somebody changes what a step has read, in each of these ways: it has to begin again.  What it has not read does not matter. */
+/* Somebody changes what a step has read, in each of these ways: it has to begin again.  What it has not read does
+ * not matter. */
 static void test_what_was_read_must_stay(void) {
     kv_db *db = open_memory();
     kv_error err;

@@ -1,7 +1,7 @@
 /* fuzz.h - what the fuzz targets share.
  *
- * A target is one function, LLVMFuzzerTestOneInput: libFuzzer calls it with bytes that it makes up, and main in replay.c
- * with those of files.  Whatever is wrong ends the process by abort().
+ * A target is one function, LLVMFuzzerTestOneInput: libFuzzer calls it with bytes that it makes up, and main in
+ * replay.c with those of files.  Whatever is wrong ends the process by abort().
  */
 #ifndef FUZZ_H
 #define FUZZ_H

@@ -1,7 +1,7 @@
 /* fuzz_checkpoint.c - a checkpoint of any bytes: opened, each block loaded, checked, salvaged.
  *
- * The input's first byte says whether the checksums are made to fit (image.h), and whether the header says that it is this
- * store's; then comes the file.  The log begins at the LSN that it says, and has one commit.
+ * The input's first byte says whether the checksums are made to fit (image.h), and whether the header says that it
+ * is this store's; then comes the file.  The log begins at the LSN that it says, and has one commit.
  */
 #include "image.h"
 

@@ -1,12 +1,13 @@
 /* fuzz_command.c - commands get whatever the parser finds in any bytes.
  *
- * Two clients without sockets.  The input's first byte chooses protocol, password, debug commands and the store: in memory, in
- * little memory, or with a log; whether the checksums of RESTORE are made to fit; and whether a store with a log is opened again in
- * the end, perhaps after its disk has failed (how, says the second byte, too).  The rest are requests; an empty one gives the word
- * to the other client, a minute later.
+ * Two clients without sockets.  The input's first byte chooses protocol, password, debug commands and the store: in
+ * memory, in little memory, or with a log; whether the checksums of RESTORE are made to fit; and whether a store
+ * with a log is opened again in the end, perhaps after its disk has failed (how, says the second byte, too).  The
+ * rest are requests; an empty one gives the word to the other client, a minute later.
  *
- * Each request gets one reply, and a well-formed one; a request that is put off has replied nothing; at the end the store is
- * consistent, memory is in proportion, and a store that is opened again holds the same.  Then it is emptied.
+ * Each request gets one reply, and a well-formed one; a request that is put off has replied nothing; at the end the
+ * store is consistent, memory is in proportion, and a store that is opened again holds the same.  Then it is
+ * emptied.
  */
 #include <errno.h>
 
@@ -288,7 +289,8 @@ static void break_disk(session *p, uint8_t how) {
                   how & 4 ? FAULT_FOREVER : 0);
 }
 
-/* What was acknowledged is in the log, and nothing else, but for the group that was being written when the store failed. */
+/* What was acknowledged is in the log, and nothing else, but for the group that was being written when the store
+ * failed. */
 static void open_again(session *p, bool may_differ) {
     settle(p);
     uint64_t before = store_digest(p->w->db);

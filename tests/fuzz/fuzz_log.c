@@ -1,7 +1,7 @@
 /* fuzz_log.c - frames and records of any bytes: decoded one by one, and as the log of a store that is opened.
  *
- * The input's first byte says which checksums are made to fit (image.h); then comes a segment, of its header the bytes that say
- * something and behind them the frames.
+ * The input's first byte says which checksums are made to fit (image.h); then comes a segment, of its header the
+ * bytes that say something and behind them the frames.
  */
 #include "image.h"
 

@@ -1,11 +1,12 @@
 /* fuzz_recovery.c - the files of a store, damaged in many ways at once, and then opened, checked and salvaged.
  *
- * The files are those of real stores, closed or killed.  The input's first byte chooses one, the second one whether checksums
- * are made to fit in the end (image.h); then come changes of eight bytes each: flips, fills, copies from file to file and from an
- * earlier moment of the same store, cuts, files that are missing, swapped or another store's.
+ * The files are those of real stores, closed or killed.  The input's first byte chooses one, the second one whether
+ * checksums are made to fit in the end (image.h); then come changes of eight bytes each: flips, fills, copies from
+ * file to file and from an earlier moment of the same store, cuts, files that are missing, swapped or another
+ * store's.
  *
- * Whatever the changes: an open shows what FORMAT.md says (image.h).  With checksums as they are, that is a state that the store
- * once had, or an error that kv_check explains; and what a salvage finds was once written.
+ * Whatever the changes: an open shows what FORMAT.md says (image.h).  With checksums as they are, that is a state
+ * that the store once had, or an error that kv_check explains; and what a salvage finds was once written.
  */
 #include "image.h"
 

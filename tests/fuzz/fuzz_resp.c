@@ -1,8 +1,8 @@
 /* fuzz_resp.c - the parser of requests gets any bytes, in any parts.
  *
- * The input's first byte chooses limits, the second one how the rest comes in parts.  What the parser says about the bytes must not
- * depend on the parts, and keeps what resp.h promises: arguments lie in the request's bytes, in order; limits hold;
- * memory is in proportion to what came. */
+ * The input's first byte chooses limits, the second one how the rest comes in parts.  What the parser says about the
+ * bytes must not depend on the parts, and keeps what resp.h promises: arguments lie in the request's bytes, in
+ * order; limits hold; memory is in proportion to what came. */
 #include "fuzz.h"
 #include "server/resp.h"
 

@@ -1,8 +1,8 @@
 /* image.h - a store's files of any bytes: checksums made to fit, and the judgement of an open.
  *
- * The judgement is tests/c/reader.h, written after FORMAT.md and not after the engine: an open must be refused when that
- * one refuses, and otherwise show exactly what it read.  So a value that the files do not say is never served, and none
- * that they say is missing.
+ * The judgement is tests/c/reader.h, written after FORMAT.md and not after the engine: an open must be refused when
+ * that one refuses, and otherwise show exactly what it read.  So a value that the files do not say is never served,
+ * and none that they say is missing.
  */
 #ifndef IMAGE_H
 #define IMAGE_H
