@@ -95,6 +95,20 @@ def test_the_original_opens(copy, original, open_store):
     assert store.recovery["clean"]
 
 
+def test_a_block_that_is_an_old_one_again(tmp_path):
+    """A disk that has lost writes: the log seems to end where it was closed once, before what was acknowledged."""
+    folder, manual = tmp_path / "store", {"checkpoint_log_ratio": None}
+    with pykv.open(folder, **manual) as store:
+        store[b"a"] = b"1"
+    closed = log(folder, 1).read_bytes()
+    (end,) = (frame for frame in read_store(folder)[1][0].frames if frame.kind == CLOSE)
+    with pykv.open(folder, **manual) as store:
+        for i in range(100):
+            store[b"%d" % i] = b"acknowledged"
+    change(log(folder, 1), 4096, closed[4096:8192])
+    check_place(refused(folder, **manual), log(folder, 1), end.end)
+
+
 # ---- Flipped bytes ------------------------------------------------------------------------------
 
 

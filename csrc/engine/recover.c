@@ -8,6 +8,7 @@
 #include "../base/futex.h"
 #include "../base/mem.h"
 
+#define BEHIND_CLOSE (1u << 20) /* bytes behind a closing frame that are looked at */
 #define CHUNK_SIZE (1u << 20) /* bytes read at a time: they stay in the second-level cache */
 #define HELPED_SEGMENTS_MIN 4u /* segments from which a second thread pays: 7 MiB of log, by default */
 
@@ -161,12 +162,15 @@ static bool all_zero(const uint8_t *bytes, size_t size) {
 
 /* Looks at everything behind the first frame that is not valid, at `lsn`.  A header there that knows
  * `lsn` as durable makes it KV_ERR_CORRUPT.  `*end`: the offset behind what must go, which is the last byte that
- * is not 0; in a recycled segment, where older bytes stand, the end of the last frame of this segment's own. */
-static kv_status look_on(reader *r, uint64_t lsn, uint64_t *end, kv_error *err) {
+ * is not 0; in a recycled segment, where older bytes stand, the end of the last frame of this segment's own.  `limit`:
+ * so many bytes; UINT64_MAX: to the end of the file. */
+static kv_status look_on(reader *r, uint64_t lsn, uint64_t limit, uint64_t *end, kv_error *err) {
     enum { BLOCK = 65536, OVERLAP = KV_FRAME_HEADER_SIZE };
     uint64_t file_size = r->segment->header.file_size;
     uint64_t bad = kv_segment_offset(r->segment, lsn);
     *end = bad;
+    if (file_size > bad && file_size - bad > limit)
+        file_size = bad + limit;
     for (uint64_t offset = bad; offset < file_size; offset += BLOCK) {
         const uint8_t *bytes;
         uint64_t left = file_size - offset;
@@ -344,11 +348,14 @@ static kv_status read_last_segment(reader *r, uint64_t *lsn, bool read_only, kv_
                                               "says that the log goes on in it");
     }
     torn_end = kv_segment_offset(r->segment, *lsn);
-    /* Behind a closing frame nothing was written (reopen_log); version 1 did not promise that. */
-    if (r->last_kind != KV_FRAME_CLOSE || r->segment->header.version < 2)
-        status = look_on(r, *lsn, &torn_end, err);
+    /* Behind a closing frame nothing was written (reopen_log); version 1 did not promise that.  A little is looked at
+     * all the same: a disk that has lost the mark shows the closing frame that it replaced, and frames behind it. */
+    bool closed = r->last_kind == KV_FRAME_CLOSE && r->segment->header.version >= 2;
+    status = look_on(r, *lsn, closed ? BEHIND_CLOSE : UINT64_MAX, &torn_end, err);
     if (status < 0)
         return status;
+    if (closed)
+        torn_end = kv_segment_offset(r->segment, *lsn);
     info->bytes_cut = torn_end - kv_segment_offset(r->segment, *lsn);
     /* Even then the close frame itself may be in the page cache only (its sync failed, say), and a hole in
      * its place would look like damage later. */

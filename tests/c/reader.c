@@ -237,10 +237,10 @@ static bool judge_end(reading *r, const segment *s, kv_frame_kind last) {
     kv_frame_header h;
     if (last == KV_FRAME_END)
         return refuse(r, "the segment after an end frame is missing");
-    if (last == KV_FRAME_CLOSE && s->header.version >= 2)
-        return true;
-    for (uint64_t at = KV_SEGMENT_HEADER_SIZE + (r->lsn - s->header.start_lsn); at < s->size;
-         at += KV_FRAME_ALIGNMENT)
+    uint64_t start = KV_SEGMENT_HEADER_SIZE + (r->lsn - s->header.start_lsn), size = s->size;
+    if (last == KV_FRAME_CLOSE && s->header.version >= 2 && size - start > 1 << 20)
+        size = start + (1 << 20);
+    for (uint64_t at = start; at + KV_FRAME_HEADER_SIZE <= size; at += KV_FRAME_ALIGNMENT)
         if (header_at(s, at, &h) && h.durable_lsn > r->lsn)
             return refuse(r, "a frame that was on disk is damaged");
     return true;
