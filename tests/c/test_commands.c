@@ -836,6 +836,8 @@ static void test_client_list_and_kill(void) {
     ask(s.c, "client id", ":1\n");
     ask(s.c, "client kill type pubsub", ":1\n");
     CHECK_EQ(s.server->killed, 2);
+    ask(s.c, "client kill 127.0.0.1:1002", "-ERR No such client\n"); /* its loop is about to close it */
+    other->close_now = false;
     ask(s.c, "client kill 127.0.0.1:1002", "+OK\n");
     ask(s.c, "client kill id 1", ":0\n"); /* not oneself by default */
     CHECK(!s.c->close_after_reply);

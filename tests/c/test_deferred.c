@@ -302,7 +302,7 @@ static void test_failed_sync(void) {
     begin(KV_SYNC_ALWAYS);
     put(w->db, "a", "old");
     put(late, "a", "new");
-    fault_os_fail(w->faults, FAULT_SYNC, 1, EIO, 0);
+    fault_os_fail(w->faults, FAULT_SYNC, 1, EIO, FAULT_FOREVER); /* the next may be that of a spare */
     CHECK_STATUS(wait_pending(), KV_ERR_FAILED, &w->err);
     CHECK_STR(get(late, "a"), "old");
     CHECK_STATUS(kv_put(late, LITERAL("a"), LITERAL("x"), 0, &w->err), KV_ERR_FAILED, &w->err);
