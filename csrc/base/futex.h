@@ -21,6 +21,17 @@ void kv_futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_n
 /* Wakes up to `count` sleepers.  Change the word first. */
 void kv_futex_wake(_Atomic uint32_t *word, int count);
 
+/* A word as a lock: 1 while it is taken.  For what is held long, over files, and with no other lock behind it. */
+static inline void kv_futex_take(_Atomic uint32_t *word) {
+    while (atomic_exchange(word, 1) != 0)
+        kv_futex_wait(word, 1, KV_FUTEX_FOREVER);
+}
+
+static inline void kv_futex_give_back(_Atomic uint32_t *word) {
+    atomic_store(word, 0);
+    kv_futex_wake(word, 1);
+}
+
 /* Nanoseconds of a clock that never goes back. */
 uint64_t kv_now_ns(void);
 

@@ -50,24 +50,18 @@ kv_undo *kv_change_prune_for_good(kv_store *store, kv_shard *shard, kv_undo *dea
     return kv_change_prune(store, shard, dead);
 }
 
-void kv_store_prune_hash(kv_store *store, uint64_t hash) {
+uint64_t kv_store_prune_hash(kv_store *store, uint64_t hash) {
     kv_shard *shard = kv_table_lock(&store->table, hash);
+    uint64_t last = kv_shard_range_last(shard);
     kv_undo *dead = kv_change_prune_for_good(store, shard, NULL);
     kv_shard_unlock(shard);
     kv_undo_free_all(&store->table, dead);
+    return last;
 }
 
 void kv_store_prune_all(kv_store *store) {
-    for (uint64_t hash = 0;;) {
-        kv_shard *shard = kv_table_lock(&store->table, hash);
-        uint64_t last = kv_shard_range_last(shard);
-        kv_undo *dead = kv_change_prune_for_good(store, shard, NULL);
-        kv_shard_unlock(shard);
-        kv_undo_free_all(&store->table, dead);
-        if (last == UINT64_MAX)
-            return;
-        hash = last + 1;
-    }
+    for (uint64_t hash = 0, last = 0; last != UINT64_MAX; hash = last + 1)
+        last = kv_store_prune_hash(store, hash);
 }
 
 kv_status kv_store_rollback(void *arg, uint64_t lsn, kv_error *err) {

@@ -88,11 +88,7 @@ kv_status kv_store_make_room(kv_db *db, kv_room *room, uint64_t bytes, bool nowa
 void kv_store_prune_room(kv_store *store, const kv_room *room) {
     bool wrapped = false;
     for (uint64_t hash = room->from, last; room->evicted; hash = last + 1) {
-        kv_shard *shard = kv_table_lock(&store->table, hash);
-        last = kv_shard_range_last(shard);
-        kv_undo *dead = kv_change_prune_for_good(store, shard, NULL);
-        kv_shard_unlock(shard);
-        kv_undo_free_all(&store->table, dead);
+        last = kv_store_prune_hash(store, hash);
         if (last + 1 == room->to || (wrapped && last >= room->from))
             return;
         wrapped |= last == UINT64_MAX;

@@ -370,9 +370,10 @@ static bool use_recycled(kv_log *log, uint64_t size, kv_file *spare) {
     return made;
 }
 
-/* What a file full of zeros is for.  Elsewhere it would keep the keeper, who also syncs at intervals, from doing so. */
-static bool syncs_each_frame(const kv_log *log) {
-    return log->options->sync == KV_SYNC_ALWAYS;
+/* Whether the next segment is worth writing full of zeros: they are for syncs of small frames, one by one.  Elsewhere
+ * that would keep the keeper, who also syncs at intervals, from doing so. */
+static bool writes_zeros(const kv_log *log) {
+    return log->small_frames && log->options->sync == KV_SYNC_ALWAYS;
 }
 
 /* The spare that the keeper made, or one made here and now. */
@@ -399,8 +400,7 @@ static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, bool *re
         kv_futex_wait(&log->spare_word, SPARE_MAKING, KV_FUTEX_FOREVER);
     }
     *recycled = use_recycled(log, size, spare);
-    bool written = log->small_frames && syncs_each_frame(log);
-    return *recycled ? KV_OK : kv_segment_prepare(spare, log->dir, size, written, err);
+    return *recycled ? KV_OK : kv_segment_prepare(spare, log->dir, size, writes_zeros(log), err);
 }
 
 static uint64_t next_segment_size(const kv_log *log, uint64_t frame_size) {
@@ -429,13 +429,11 @@ static bool list_make_room(kv_log *log) {
 }
 
 void kv_log_begin_naming(kv_log *log) {
-    while (atomic_exchange(&log->naming, 1) != 0)
-        kv_futex_wait(&log->naming, 1, KV_FUTEX_FOREVER);
+    kv_futex_take(&log->naming);
 }
 
 void kv_log_end_naming(kv_log *log) {
-    atomic_store(&log->naming, 0);
-    kv_futex_wake(&log->naming, 1);
+    kv_futex_give_back(&log->naming);
 }
 
 /* A spare with the header of the segment that begins at write_lsn.  Whatever fails in here, the log is as it was. */
@@ -974,7 +972,7 @@ static void make_spare(kv_log *log) {
     bool wanted =
         atomic_load_explicit(&log->spare_word, memory_order_relaxed) == SPARE_WANTED;
     uint64_t size = log->spare_size;
-    bool written = log->small_frames && syncs_each_frame(log);
+    bool written = writes_zeros(log);
     if (wanted)
         atomic_store_explicit(&log->spare_word, SPARE_MAKING, memory_order_relaxed);
     UNLOCK(log);

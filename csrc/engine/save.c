@@ -35,19 +35,9 @@
 
 /* ---- One at a time ----------------------------------------------------------------------------- */
 
-static void begin_saving(kv_store *store) {
-    while (atomic_exchange(&store->saving, 1) != 0)
-        kv_futex_wait(&store->saving, 1, KV_FUTEX_FOREVER);
-}
-
 static kv_status fail_saved_here(kv_error *err) {
     return kv_fail(err, KV_ERR_INVALID,
                    "a checkpoint or a backup from within another one, by its progress function or a signal handler");
-}
-
-static void end_saving(kv_store *store) {
-    atomic_store(&store->saving, 0);
-    kv_futex_wake(&store->saving, 1);
 }
 
 /* ---- The walk ---------------------------------------------------------------------------------- */
@@ -296,7 +286,7 @@ kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, 
     kv_error local = {0};
     uint64_t sequence = 0;
     walk w = {.store = store, .progress = progress, .arg = arg};
-    begin_saving(store);
+    kv_futex_take(&store->saving);
     walk_begin(&w);
     kv_status status = KV_OK;
     bool needed = store->checkpoint_bytes == 0 || store->checkpoint_lsn != w.lsn;
@@ -331,7 +321,7 @@ kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, 
         store->checkpoint_bytes = size;
     }
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
-    end_saving(store);
+    kv_futex_give_back(&store->saving);
     if (status < 0 && err != NULL)
         *err = local;
     return status;
@@ -686,11 +676,11 @@ kv_status kv_backup(kv_db *db, const char *dest, kv_progress progress, void *arg
     if (kv_store_is_saved_here(db->store)) {
         status = fail_saved_here(err);
     } else {
-        begin_saving(db->store);
+        kv_futex_take(&db->store->saving);
         kv_telling_begin(&telling, db, true);
         status = make_backup(db->store, dest, progress, arg, err);
         kv_telling_end(&telling);
-        end_saving(db->store);
+        kv_futex_give_back(&db->store->saving);
     }
     kv_db_leave(db);
     return status;

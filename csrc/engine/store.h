@@ -182,6 +182,8 @@ kv_status kv_store_write_identity(const kv_dir *dir, const kv_identity *identity
 
 /* change.c */
 kv_status kv_store_rollback(void *store, uint64_t lsn, kv_error *err) KV_MUST_CHECK;
+/* What nobody needs any more of the hash's shard, whose last hash is answered; of all shards. */
+uint64_t kv_store_prune_hash(kv_store *store, uint64_t hash);
 void kv_store_prune_all(kv_store *store);
 /* Removes `count` <= KV_REMOVE_MAX entries from the locked shard in one commit.  KV_OK, and a ticket that must be
  * waited for or forgotten; KV_BUSY as kv_log_append.  `*dead`: for kv_undo_free_all, after unlocking. */
@@ -189,7 +191,6 @@ void kv_store_prune_all(kv_store *store);
 kv_status kv_store_remove_locked(kv_store *store, kv_shard *shard, kv_entry *const *entries,
                                  size_t count, kv_ticket *ticket, kv_undo **dead, kv_error *err)
     KV_MUST_CHECK;
-void kv_store_prune_hash(kv_store *store, uint64_t hash);
 
 /* limit.c */
 static inline bool kv_store_is_bounded(const kv_store *store) {
