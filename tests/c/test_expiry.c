@@ -44,6 +44,16 @@ static timed timed_create(bool memory_only) {
     return t;
 }
 
+/* Each commit is synced, all in one segment. */
+static timed timed_create_durable(void) {
+    timed t = {.w = world_create(), .m = model_create()};
+    t.w->options.segment_size_min = t.w->options.segment_size_max = 1 << 20;
+    set_clock(&t, START);
+    world_open(t.w);
+    t.db = t.w->db;
+    return t;
+}
+
 static void timed_destroy(timed *t) {
     world_destroy(t->w);
     model_destroy(t->m);
@@ -568,12 +578,8 @@ static void replace_in_vain(worker *me) {
 static void test_undone(void) {
     static void (*const acts[])(worker *me) = {delete_in_vain, clear_in_vain, replace_in_vain};
     for (size_t i = 0; i < sizeof acts / sizeof acts[0]; i++) {
-        timed t = {.w = world_create(), .m = model_create()};
+        timed t = timed_create_durable();
         crew crew = {0};
-        t.w->options.segment_size_min = t.w->options.segment_size_max = 1 << 20;
-        set_clock(&t, START);
-        world_open(t.w);
-        t.db = t.w->db;
         put(&t, 1, START + 50);
         put(&t, 2, START + 5000);
         put(&t, 3, 0);
@@ -613,12 +619,8 @@ static void clear_all(worker *me) {
 static void test_behind_what_is_not_committed(void) {
     static void (*const acts[])(worker *me) = {put_over, clear_all};
     for (size_t i = 0; i < sizeof acts / sizeof acts[0]; i++) {
-        timed t = {.w = world_create(), .m = model_create()};
+        timed t = timed_create_durable();
         crew crew = {0};
-        t.w->options.segment_size_min = t.w->options.segment_size_max = 1 << 20;
-        set_clock(&t, START);
-        world_open(t.w);
-        t.db = t.w->db;
         put(&t, 1, START + 50);
         fault_os_gate_close(t.w->faults, FAULT_WRITE);
         crew_add(&crew, acts[i], &t);
