@@ -27,6 +27,7 @@ from .runner import Benchmark, Settings, in_turns, progress
 from .worker import call_fresh
 
 _PART = 100_000
+_AT_HAND = "pykv, memory at hand"
 _ITEM_BYTES = 220  # of memory that an open takes, or more
 
 
@@ -99,7 +100,7 @@ class _Case:
 
 
 def _measure(settings: Settings, report: Report, case: _Case) -> None:
-    reads: dict[bool, list[float]] = {False: [], True: []}
+    reads: dict[str, list[float]] = {}  # by side
     reason = floor.missing()
     with settings.scratch() as folder:
         progress(f"building: {case}")
@@ -109,11 +110,12 @@ def _measure(settings: Settings, report: Report, case: _Case) -> None:
         found: dict[str, Any] = {}
         touched: list[float] = []
 
-        def measure(at_hand: bool) -> float:
+        def measure(side: str) -> float:
             files = copy_warm(folder / "built", folder / "copy")
             if not reason:
-                reads[at_hand].append(case.count / floor.read_seconds(files)[0])
-            if at_hand:
+                read = case.count / floor.read_seconds(files)[0]
+                reads.setdefault(side, []).append(read)
+            if side == _AT_HAND:
                 touched.append(call_fresh(__name__, "touch", size=case.count * _ITEM_BYTES))
             found.update(
                 call_fresh(__name__, "reopen", path=str(folder / "copy"), count=case.count)
@@ -121,15 +123,14 @@ def _measure(settings: Settings, report: Report, case: _Case) -> None:
             shutil.rmtree(folder / "copy")
             return case.count / float(found["elapsed"])
 
-        sides = {"pykv": lambda: measure(False)}
+        sides = {"pykv": lambda: measure("pykv")}
         if case.target is not None:
-            sides["pykv, memory at hand"] = lambda: measure(True)
+            sides[_AT_HAND] = lambda: measure(_AT_HAND)
         figures = in_turns(sides, settings.rounds)
-    for at_hand, (name, values) in enumerate(figures.items()):
+    for name, values in figures.items():
         mine = Series(name, values, RATE)
-        read = reads[bool(at_hand)]
-        reference = Series("reading the files", read, RATE) if read else None
-        target = case.target if at_hand else None
+        reference = Series("reading the files", reads[name], RATE) if name in reads else None
+        target = case.target if name == _AT_HAND else None
         report.rows.append(Row(f"open, {case}", mine, reference, target))
     facts = ", ".join(f"{key} {value}" for key, value in found.items() if key != "elapsed")
     report.notes.append(f"{case}: recovery says {facts}")
