@@ -26,6 +26,7 @@ typedef struct place {
     world *w;
     kv_server *server;
     _Atomic bool over;
+    _Atomic unsigned connected;
     _Atomic uint64_t increments;
 } place;
 
@@ -235,6 +236,7 @@ static void write_until_closed(worker *me) {
     place *p = me->shared;
     client *c = calloc(1, sizeof *c);
     client_open(c, p->server);
+    atomic_fetch_add(&p->connected, 1);
     for (unsigned i = 0;; i++) {
         say(c, "SET k%u-%u %u\r\nPUBLISH c x\r\n", me->id, i % 100, i);
         if (hear(c) == NULL || hear(c) == NULL)
@@ -251,7 +253,7 @@ static void test_stop_under_load(void) {
         crew c = {0};
         for (int i = 0; i < 4; i++)
             crew_add(&c, write_until_closed, &p);
-        while (atomic_load(&p.increments) < 100)
+        while (atomic_load(&p.connected) < 4 || atomic_load(&p.increments) < 100)
             usleep(1000);
         CHECK_OK(kv_server_stop(p.server, 1000, NULL), (kv_error *)NULL);
         crew_join(&c);
