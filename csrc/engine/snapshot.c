@@ -110,9 +110,10 @@ void kv_snapshot_destroy(kv_snapshot *snapshot) {
     if (kv_db_enter(snapshot->db, NULL) == KV_OK) {
         kv_snapshot_unregister(snapshot->db->store, snapshot);
         kv_db_leave(snapshot->db);
-    } else {
-        /* A closed handle has dropped its snapshots; one that is being closed will, so wait for that. */
-        (void)!kv_close(snapshot->db, NULL);
+    } else if (kv_close(snapshot->db, NULL) == KV_ERR_INVALID) {
+        /* A closed handle has dropped its snapshots; one that is being closed will, so that was waited for.  But not
+         * from within a call on it: the close waits for that call, and so the store is there. */
+        kv_snapshot_unregister(snapshot->db->store, snapshot);
     }
     kv_mem_free(snapshot);
 }

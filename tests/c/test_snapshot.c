@@ -1,8 +1,11 @@
 /* test_snapshot.c - what a snapshot keeps, and for how long; and walks over one while the table changes. */
 #include "check.h"
 
+#include <sched.h>
+
 #include "kv.h"
 #include "model.h"
+#include "threads.h"
 #include "world.h"
 
 static const kv_bytes A = {"a", 1}, B = {"b", 1};
@@ -349,8 +352,55 @@ static void test_clears_under_a_long_lived_snapshot(void) {
     }
 }
 
+/* ---- In a function that a call runs ------------------------------------------------------------------ */
+
+typedef struct told {
+    kv_db *db;
+    kv_snapshot *s;
+    crew closer;
+} told;
+
+static void close_handle(worker *me) {
+    kv_error err;
+    CHECK_OK(kv_close(me->shared, &err), &err);
+}
+
+static bool destroy_while_it_closes(void *arg, uint64_t done, uint64_t total) {
+    told *t = arg;
+    (void)done, (void)total;
+    if (t->s == NULL)
+        return true;
+    crew_add(&t->closer, close_handle, t->db);
+    while (!kv_is_closed(t->db))
+        sched_yield();
+    kv_snapshot_destroy(t->s);
+    t->s = NULL;
+    return true;
+}
+
+/* The close waits for the call whose function the snapshot ends in, so that cannot wait for the close. */
+static void test_ended_by_a_call_that_a_close_waits_for(void) {
+    world *w = world_create();
+    world_open(w);
+    told t = {0};
+    kv_stats stats;
+    CHECK_OK(kv_dup(w->db, false, &t.db, &w->err), &w->err);
+    put(w->db, A, A);
+    t.s = take(t.db);
+    put(w->db, A, B);
+    CHECK_EQ(held(w->db), 1);
+    CHECK_OK(kv_backup(t.db, "copy", destroy_while_it_closes, &t, &w->err), &w->err);
+    crew_join(&t.closer);
+    CHECK(t.s == NULL);
+    kv_destroy(t.db);
+    CHECK_EQ(held(w->db), 0);
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
+    CHECK_EQ(stats.snapshots, 0);
+    world_destroy(w);
+}
+
 CHECK_MAIN(TEST(test_nothing_is_held_without_one), TEST(test_held_for_the_oldest),
            TEST(test_equal_snapshots), TEST(test_many_snapshots), TEST(test_snapshots_of_a_closed_handle),
            TEST(test_count_is_that_of_its_moment), TEST(test_walk_while_it_changes),
            TEST(test_walk_over_nothing), TEST(test_hot_keys_under_long_lived_snapshots),
-           TEST(test_clears_under_a_long_lived_snapshot))
+           TEST(test_clears_under_a_long_lived_snapshot), TEST(test_ended_by_a_call_that_a_close_waits_for))
