@@ -638,6 +638,30 @@ static void test_intruders_of_a_backup(void) {
     }
 }
 
+/* Between the open of LOCK and its lock, a backup fails and removes the file. */
+static void remove_lock(void *arg, fault_call call, bool after) {
+    world *w = arg;
+    const kv_os *os = memory_os_table(w->memory);
+    if (call != FAULT_LOCK || after)
+        return;
+    int dir = os->dir_open(os->ctx, "copy", false);
+    CHECK_EQ(os->unlink(os->ctx, dir, "LOCK"), 0);
+    os->close(os->ctx, dir);
+    fault_os_watch(w->faults, NULL, NULL); /* it does so once */
+}
+
+static void test_a_store_in_the_place_of_a_failed_backup(void) {
+    world *w = world_create();
+    kv_db *db, *second;
+    kv_options options = w->options;
+    options.os = memory_os_table(w->memory);
+    fault_os_watch(w->faults, remove_lock, w);
+    CHECK_OK(kv_open("copy", &w->options, &db, &w->err), &w->err);
+    CHECK_STATUS(kv_open("copy", &options, &second, &w->err), KV_ERR_LOCKED, &w->err);
+    kv_destroy(db);
+    world_destroy(w);
+}
+
 /* The power goes while a backup is made: what is there afterwards is no store, or the whole one. */
 typedef struct copying {
     pair *p;
@@ -1196,7 +1220,7 @@ static void test_room_for_small_segments_only(void) {
 CHECK_MAIN(TEST(test_empty), TEST(test_state_and_tail), TEST(test_count_before_loading),
            TEST(test_by_itself), TEST(test_backup), TEST(test_changes_while_it_is_made),
            TEST(test_sizes), TEST(test_at_close), TEST(test_recycled), TEST(test_cancelled), TEST(test_backup_fails),
-           TEST(test_intruders_of_a_backup),
+           TEST(test_intruders_of_a_backup), TEST(test_a_store_in_the_place_of_a_failed_backup),
            TEST(test_power_cut_in_a_backup), TEST(test_backup_without_an_end_frame),
            TEST(test_backup_of_a_log_without_an_end_frame), TEST(test_backup_of_other_stores),
            TEST(test_reads_fail), TEST(test_no_memory), TEST(test_damaged_block), TEST(test_sweep_past_a_damaged_block),
