@@ -397,7 +397,7 @@ static kv_status batch_commit(batch *b, kv_error *err) {
             kv_store_prune_room(b->store, &b->room);
         if (waited == KV_OK)
             return status;
-        if (changed || kv_log_failed(log, err))
+        if (changed || kv_log_failed(log, NULL))
             return waited;
     }
 }

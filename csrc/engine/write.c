@@ -268,7 +268,7 @@ static kv_status write_key(kv_db *db, key_write *w, kv_error *err) {
             kv_store_prune_room(store, &room); /* that shard is among them */
             break;
         }
-        if (status == KV_OK || kv_log_failed(store->log, err)) {
+        if (status == KV_OK || kv_log_failed(store->log, NULL)) {
             status = waited;
             break;
         }
