@@ -286,6 +286,18 @@ def test_idle_timeout(serve):
         assert busy.ask("PUBLISH", "c", "x") == 1  # who listens is not idle
 
 
+def test_a_client_that_reads_slowly_is_not_idle(serve, store):
+    store["k"] = b"v" * (48 << 20)
+    server = serve(idle_timeout=1)
+    with Raw(server.address) as slow:
+        slow.send(request("GET", "k"))
+        assert slow.line() == b"$%d" % (48 << 20)
+        left = (48 << 20) + 2 - len(slow.rest)
+        while left > 0:
+            left -= len(slow.socket.recv(1 << 18)) or pytest.fail("it was disconnected")
+            time.sleep(0.015)
+
+
 def test_idle_timeout_can_be_set_later(serve):
     server = serve()
     with Raw(server.address) as idle, Raw(server.address) as busy:

@@ -360,6 +360,8 @@ static void send_some(kv_conn *conn) {
         } else {
             kv_reply_sent(reply, (size_t)sent);
             loop->bytes_out += (uint64_t)sent;
+            if (loop->idle_watched) /* who takes a long answer slowly is not idle */
+                kv_conn_touch(conn);
             if ((size_t)sent < size && conn->tls == NULL)
                 conn->blocked = true;
         }
