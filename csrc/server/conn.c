@@ -23,6 +23,8 @@
 #define PARTIAL_LEAST 64u                /* bytes */
 #define DIRECT_LEAST (KV_READ_SIZE / 2)  /* a request with so much kept is read into its own buffer */
 #define TURN_NS 1000000u                 /* a connection's requests run so long at a stretch */
+#define TURN_BYTES (1u << 20)            /* so much is sent to it at a stretch ... */
+#define SOCKET_BYTES (16u << 20)         /* ... and of what is too much, if its socket takes it: more than sockets hold */
 #define KEEPALIVE_S 300
 
 /* ---- Lists --------------------------------------------------------------------------------- */
@@ -333,7 +335,8 @@ static ssize_t send_pieces(kv_conn *conn, struct iovec *pieces, size_t count) {
     return errno == EAGAIN || errno == EWOULDBLOCK ? KV_TLS_AGAIN : KV_TLS_FAILED;
 }
 
-/* Sends what may be sent.  Closes the connection when it is broken, or done. */
+/* Sends what may be sent, and no more than a turn's bytes: a socket whose client reads as fast as we write takes for
+ * ever.  Closes the connection when it is broken, or done. */
 static void send_some(kv_conn *conn) {
     kv_client *client = &conn->client;
     kv_reply *reply = &client->reply;
@@ -342,10 +345,13 @@ static void send_some(kv_conn *conn) {
         kv_conn_close(conn);
         return;
     }
-    uint64_t limit = conn->holds != NULL ? conn->holds->start : UINT64_MAX;
-    while (!conn->blocked && reply->start < reply->end && reply->start < limit) {
+    uint64_t limit = conn->holds != NULL ? conn->holds->start : reply->end;
+    uint64_t max = atomic_load_explicit(&loop->server->config.output_buffer_max, memory_order_relaxed);
+    uint64_t turn = reply->memory_bytes > max ? SOCKET_BYTES : TURN_BYTES;
+    uint64_t turn_ends = limit - reply->start > turn ? reply->start + turn : limit;
+    while (!conn->blocked && reply->start < turn_ends) {
         struct iovec pieces[PIECES_MAX];
-        size_t count = kv_reply_pieces(reply, limit, pieces, conn->tls != NULL ? 1 : PIECES_MAX);
+        size_t count = kv_reply_pieces(reply, turn_ends, pieces, conn->tls != NULL ? 1 : PIECES_MAX);
         if (count == 0)
             break;
         size_t size = 0;
@@ -366,14 +372,16 @@ static void send_some(kv_conn *conn) {
                 conn->blocked = true;
         }
     }
+    conn->more_to_send = !conn->blocked && turn_ends < limit;
     if (reply->start == reply->end) {
         kv_reply_trim(reply);
         if (client->close_after_reply || (conn->ended && !conn->more_to_run && !conn->in_later))
             kv_conn_close(conn);
-    } else if (reply->memory_bytes >
-               atomic_load_explicit(&loop->server->config.output_buffer_max, memory_order_relaxed)) {
+    } else if (reply->memory_bytes > max) {
         atomic_fetch_add_explicit(&loop->server->counters.output_limit_closes, 1, memory_order_relaxed);
         kv_conn_close(conn);
+    } else if (conn->more_to_send) {
+        kv_loop_again(loop, conn);
     }
 }
 
@@ -803,6 +811,8 @@ static void shake_hands(kv_conn *conn) {
 }
 
 void kv_conn_go_on(kv_conn *conn) {
+    if (!conn->dead && conn->more_to_send)
+        send_some(conn);
     if (conn->dead)
         return;
     if (conn->more_to_run && !conn->in_later) {

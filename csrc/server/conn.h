@@ -64,6 +64,7 @@ struct kv_conn {
     bool dead;        /* closed; freed at the end of the round */
     bool in_again, in_flush, in_later;
     bool more_to_run; /* `partial` has requests that could run */
+    bool more_to_send; /* others have their turn first */
 };
 
 static inline kv_conn *kv_conn_of(kv_client *client) {

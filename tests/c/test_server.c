@@ -9,6 +9,8 @@
 #include <netinet/in.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "kv.h"
@@ -294,6 +296,60 @@ static void test_reload_under_load(void) {
     place_close(&p);
 }
 
+/* ---- Whose turn it is --------------------------------------------------------------------------------------- */
+
+/* While it is on, a socket takes all at once that is large: its client reads as fast as the server writes. */
+static _Atomic bool taking;
+static _Atomic bool took_some, may_go_on; /* the first time it waits until others have asked for something */
+static _Atomic uint64_t taken, taken_by_then; /* ... and when one of them was answered */
+
+ssize_t send(int fd, const void *bytes, size_t size, int flags) {
+    if (size >= 5 && memcmp(bytes, "+PONG", 5) == 0)
+        atomic_store(&taken_by_then, atomic_load(&taken));
+    return syscall(SYS_sendto, fd, bytes, size, flags, NULL, 0);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+    size_t size = 0;
+    for (size_t i = 0; i < message->msg_iovlen; i++)
+        size += message->msg_iov[i].iov_len;
+    if (!atomic_load(&taking) || size < 65536)
+        return syscall(SYS_sendmsg, fd, message, flags);
+    atomic_fetch_add(&taken, size);
+    atomic_store(&took_some, true);
+    while (!atomic_load(&may_go_on))
+        usleep(1000);
+    return (ssize_t)size;
+}
+
+static void test_a_long_answer_lets_others_have_their_turn(void) {
+    place p = place_open(false);
+    client reader, between, other; /* the second is the other loop's */
+    client_open(&reader, p.server);
+    say(&reader, "SETRANGE k 8388607 x\r\n");
+    expect(&reader, ":8388608");
+    client_open(&between, p.server);
+    say(&between, "PING\r\n");
+    expect(&between, "+PONG");
+    client_open(&other, p.server);
+    say(&other, "PING\r\n");
+    expect(&other, "+PONG");
+
+    atomic_store(&taking, true);
+    say(&reader, "MGET k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k\r\n");
+    while (!atomic_load(&took_some))
+        usleep(1000);
+    say(&other, "PING\r\n");
+    atomic_store(&may_go_on, true);
+    expect(&other, "+PONG");
+    CHECK(atomic_load(&taken_by_then) < 64u << 20);
+    atomic_store(&taking, false);
+    close(reader.fd);
+    close(between.fd);
+    close(other.fd);
+    place_close(&p);
+}
+
 /* ---- What a reply waits for
  * --------------------------------------------------------------------------------------- */
 
@@ -529,6 +585,7 @@ static void test_messages_to_oneself_without_memory(void) {
 }
 
 CHECK_MAIN(TEST(test_all_at_once_in_memory), TEST(test_all_at_once_durable), TEST(test_stop_under_load),
-           TEST(test_reload_under_load), TEST(test_reply_waits_for_the_disk), TEST(test_a_failed_sync_is_told),
+           TEST(test_reload_under_load), TEST(test_a_long_answer_lets_others_have_their_turn),
+           TEST(test_reply_waits_for_the_disk), TEST(test_a_failed_sync_is_told),
            TEST(test_failing_syncs), TEST(test_start_without_memory), TEST(test_clients_without_memory),
            TEST(test_messages_to_oneself_without_memory))
