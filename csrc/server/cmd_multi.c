@@ -270,6 +270,7 @@ static int64_t run_aside(kv_client *c, queued *q, uint64_t position) {
     kv_reply_init(&c->reply);
     c->reply.protocol = q->protocol;
     c->reply.muted = whole.muted;
+    c->reply.memory_max = whole.memory_max;
     (void)kv_command_call(c, q->command, NULL, q->argv, q->argc, NULL, NULL);
     kv_reply one = c->reply;
     c->reply = whole;

@@ -342,6 +342,8 @@ static void send_some(kv_conn *conn) {
     kv_reply *reply = &client->reply;
     kv_loop *loop = conn->loop;
     if (client->close_now || reply->broken) {
+        if (kv_reply_is_full(reply))
+            atomic_fetch_add_explicit(&loop->server->counters.output_limit_closes, 1, memory_order_relaxed);
         kv_conn_close(conn);
         return;
     }
@@ -549,6 +551,8 @@ static stop run_all(kv_conn *conn, kv_resp_parser *parser, uint8_t *bytes, size_
     kv_resp_limits limits;
     ahead a;
     load_limits(conn, &limits);
+    client->reply.memory_max =
+        atomic_load_explicit(&loop->server->config.output_buffer_max, memory_order_relaxed) + SOCKET_BYTES;
     uint64_t turn_ends_ns = loop->now_ns + TURN_NS;
     client->active_ns = loop->now_ns;
     if (loop->last_client != client->id) {

@@ -43,7 +43,8 @@ static size_t bytes_used(const kv_reply *r, const kv_reply_chunk *c) {
 /* ---- Chunks ------------------------------------------------------------------------------------------ */
 
 static kv_reply_chunk *create_chunk(kv_reply *r, size_t capacity) {
-    kv_reply_chunk *c = kv_mem_alloc(sizeof *c + capacity);
+    bool fits = !kv_reply_is_full(r);
+    kv_reply_chunk *c = fits ? kv_mem_alloc(sizeof *c + capacity) : NULL;
     if (c == NULL) {
         r->broken = true;
         r->room = 0;

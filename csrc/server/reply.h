@@ -4,8 +4,8 @@
  * immutable entry and leaves without a copy.  Positions count bytes since the queue's birth, so that a place in
  * the output has a name that does not move: holds and marks are positions.
  *
- * No call fails: without memory the queue is `broken`, takes nothing more, and its connection is to be closed without
- * sending what is left: its end may be half a reply.
+ * No call fails: without memory, or over its bound, the queue is `broken`, takes nothing more, and its connection is to
+ * be closed without sending what is left: its end may be half a reply.
  */
 #ifndef KV_SERVER_REPLY_H
 #define KV_SERVER_REPLY_H
@@ -25,6 +25,7 @@ typedef struct kv_reply {
     size_t room;                  /* bytes there; 0 when there is no chunk */
     uint64_t start, end;          /* positions: sent up to, written up to */
     size_t memory_bytes;          /* of chunks, the spare one too, and pinned values: what the output limit bounds */
+    uint64_t memory_max;          /* with more of it the queue is broken; 0: no bound.  The owner's to set */
     uint8_t protocol;             /* 2 or 3 */
     bool broken;
     bool muted;                   /* CLIENT REPLY OFF / SKIP: writes are thrown away */
@@ -32,6 +33,9 @@ typedef struct kv_reply {
 
 void kv_reply_init(kv_reply *r);
 void kv_reply_fini(kv_reply *r);
+static inline bool kv_reply_is_full(const kv_reply *r) {
+    return r->memory_max > 0 && r->memory_bytes > r->memory_max;
+}
 /* For a client that waits: gives the spare memory back. */
 void kv_reply_trim(kv_reply *r);
 

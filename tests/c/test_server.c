@@ -350,6 +350,24 @@ static void test_a_long_answer_lets_others_have_their_turn(void) {
     place_close(&p);
 }
 
+static void test_an_answer_over_the_limit_is_not_made(void) {
+    place p = place_open(false);
+    client c;
+    client_open(&c, p.server);
+    say(&c, "CONFIG SET output-buffer-max 1mb\r\n");
+    expect(&c, "+OK");
+    say(&c, "SETRANGE k 8388607 x\r\n");
+    expect(&c, ":8388608");
+    atomic_store(&may_go_on, true);
+    atomic_store(&taking, true);
+    say(&c, "MGET k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k k\r\n");
+    CHECK(hear(&c) == NULL);
+    CHECK_EQ(atomic_load(&taken), 0);
+    atomic_store(&taking, false);
+    close(c.fd);
+    place_close(&p);
+}
+
 /* ---- What a reply waits for
  * --------------------------------------------------------------------------------------- */
 
@@ -586,6 +604,7 @@ static void test_messages_to_oneself_without_memory(void) {
 
 CHECK_MAIN(TEST(test_all_at_once_in_memory), TEST(test_all_at_once_durable), TEST(test_stop_under_load),
            TEST(test_reload_under_load), TEST(test_a_long_answer_lets_others_have_their_turn),
+           TEST(test_an_answer_over_the_limit_is_not_made),
            TEST(test_reply_waits_for_the_disk), TEST(test_a_failed_sync_is_told),
            TEST(test_failing_syncs), TEST(test_start_without_memory), TEST(test_clients_without_memory),
            TEST(test_messages_to_oneself_without_memory))
