@@ -197,6 +197,35 @@ def test_wait_ends_with_stop(memory):
     timer.join()
 
 
+def test_wait_ends_in_time_whatever_signals_come(memory):
+    with pykv.serve(memory, port=0) as server:
+        count = 0
+
+        def interrupt(*_):
+            nonlocal count
+            count += 1
+            if count < 500:
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            assert server.wait(0.1) is False
+            assert 0 < count < 500, "not before the signals had ended"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+def test_wait_of_what_is_no_number(memory):
+    with pykv.serve(memory, port=0) as server:
+        with pytest.raises(ValueError, match="not a number"):
+            server.wait(float("nan"))
+        with pytest.raises(TypeError):
+            server.wait("1")
+        assert server.wait(-1) is False
+
+
 def test_ctrl_c_ends_a_wait(memory):
     with pykv.serve(memory, port=0) as server:
         timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))

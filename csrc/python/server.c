@@ -7,8 +7,10 @@
 #include "server.h"
 
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #include "../server/command.h"
 #include "../server/server.h"
@@ -227,7 +229,15 @@ static PyObject *server_stop(PyObject *op, PyObject *args, PyObject *kwargs) {
 
 PyDoc_STRVAR(wait_doc, "wait($self, timeout=None)\n--\n\n"
                        "Until a client asks for the server's end (SHUTDOWN), or it has been stopped: True.  False\n"
-                       "after timeout seconds.");
+                       "after timeout seconds, however many signals come meanwhile.\n"
+                       "\n"
+                       "ValueError: timeout is not a number.");
+
+static double monotonic_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
 
 static PyObject *server_wait(PyObject *op, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"timeout", NULL};
@@ -239,19 +249,29 @@ static PyObject *server_wait(PyObject *op, PyObject *args, PyObject *kwargs) {
     double seconds = timeout != Py_None ? PyFloat_AsDouble(timeout) : -1.0;
     if (seconds == -1.0 && PyErr_Occurred())
         return NULL;
-    int ms = timeout == Py_None ? -1 : seconds <= 0.0 ? 0 : seconds < 2e6 ? (int)(seconds * 1000.0 + 0.999) : INT_MAX;
+    if (isnan(seconds)) {
+        PyErr_SetString(PyExc_ValueError, "timeout is not a number");
+        return NULL;
+    }
     if (is_over(self))
         Py_RETURN_TRUE;
+    const double longest = 1e6; /* seconds of one poll */
+    double deadline = monotonic_seconds() + seconds;
     for (;;) {
+        double left = timeout == Py_None ? -1.0 : deadline - monotonic_seconds();
+        int ms = timeout == Py_None ? -1
+                 : left <= 0.0      ? 0
+                                    : (int)((left < longest ? left : longest) * 1000.0 + 0.999);
         struct pollfd fd = {.fd = kv_server_stop_fd(server), .events = POLLIN};
-        int ready;
         PyThreadState *thread = PyEval_SaveThread();
-        ready = poll(&fd, 1, ms);
+        int ready = poll(&fd, 1, ms);
         int failure = errno;
         PyEval_RestoreThread(thread);
-        if (ready >= 0)
-            return PyBool_FromLong(ready > 0);
-        if (failure != EINTR) {
+        if (ready > 0)
+            Py_RETURN_TRUE;
+        if (ready == 0 && left <= longest)
+            Py_RETURN_FALSE;
+        if (ready < 0 && failure != EINTR) {
             errno = failure;
             return PyErr_SetFromErrno(PyExc_OSError);
         }

@@ -462,17 +462,12 @@ bool kv_server_checkpoint_in_background(kv_server *server) {
     if (busy)
         return false;
     join_saver(server); /* one that has ended */
-    pthread_t thread;
-    int result = kv_thread_start(&thread, save, server);
-    LOCK(server);
-    if (result == 0) {
-        server->saver = thread;
-        server->saver_is_joinable = true;
-    } else {
-        server->saving = false;
-    }
+    LOCK(server); /* until it stands in `saver`: a thread that ends at once is not followed by a second one before */
+    bool started = kv_thread_start(&server->saver, save, server) == 0;
+    server->saver_is_joinable = started;
+    server->saving = started;
     UNLOCK(server);
-    return result == 0;
+    return started;
 }
 
 bool kv_server_is_saving(kv_server *server) {
