@@ -492,7 +492,7 @@ typedef struct batch {
     size_t again_size;
 } batch;
 
-/* ---- Requests ahead.
+/* ---- Requests ahead -----------------------------------------------------------------------------
  * A pipeline's requests are parsed some at a time, and their keys told to the store, before the first
  * of them runs: what they will touch comes from memory at once, and not one after the other. */
 

@@ -567,8 +567,7 @@ int64_t kv_reply_replace(kv_reply *r, uint64_t from, uint64_t to, const void *by
     return moved;
 }
 
-/* ---- Sending
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Sending ----------------------------------------------------------------------------------------- */
 
 /* Adds a piece that stands at `position`, as far as it is not sent and before `limit`. */
 static size_t add_piece(const kv_reply *r, uint64_t limit, uint64_t position, const void *bytes,

@@ -517,8 +517,7 @@ static void test_exec_answers_in_the_protocol_of_each_moment(void) {
     end(&s);
 }
 
-/* ---- Failures
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Failures ---------------------------------------------------------------------------------------- */
 
 static void test_no_memory_for_more(void) {
     kv_options options = {.max_memory = 100000, .when_full = KV_FULL_REFUSE};
@@ -757,8 +756,7 @@ static void test_failures_as_text(void) {
     end(&s);
 }
 
-/* ---- What is pending
- * ------------------------------------------------------------------------------------------------- */
+/* ---- What is pending --------------------------------------------------------------------------------- */
 
 static void test_some_wait_until_nothing_is_pending(void) {
     setup s = make(WITH_LOG_DEFERRED);
@@ -791,8 +789,7 @@ static void test_some_wait_until_nothing_is_pending(void) {
     end(&s);
 }
 
-/* ---- Clients
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- Clients ----------------------------------------------------------------------------------------- */
 
 static void test_client_list_and_kill(void) {
     setup s = make(IN_MEMORY);
@@ -869,8 +866,7 @@ static void test_client_reply(void) {
     end(&s);
 }
 
-/* ---- Counting
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- Counting ---------------------------------------------------------------------------------------- */
 
 static void test_info_tells_what_happened(void) {
     for (kind k = 0; k < KINDS; k++) {

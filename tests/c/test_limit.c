@@ -269,8 +269,7 @@ static void test_refuse_what_is_too_much(void) {
     bounded_destroy(&t);
 }
 
-/* ---- Many threads, and a disk that is full now and then
- * ------------------------------------------------------------ */
+/* ---- Many threads, and a disk that is full now and then ------------------------------------------------------ */
 
 typedef struct pressure {
     bounded *t;
@@ -421,8 +420,7 @@ static void test_refused_alone(void) {
     bounded_destroy(&b);
 }
 
-/* ---- Evicting
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Evicting ------------------------------------------------------------------------------------------------ */
 
 static void put_sized(bounded *t, unsigned number, size_t size) {
     kv_error err;

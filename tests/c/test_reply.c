@@ -312,8 +312,7 @@ static void test_muted(void) {
     values_end(&v);
 }
 
-/* ---- A plain string beside the queue
- * ------------------------------------------------------------------------------- */
+/* ---- A plain string beside the queue ----------------------------------------------------------------- */
 
 typedef struct plain {
     char *bytes; /* all since the beginning, as it is now */
@@ -481,8 +480,7 @@ static void test_replacing_each(void) {
     check_fini(&r);
 }
 
-/* ---- Without memory
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Without memory ---------------------------------------------------------------------------------- */
 
 /* The n-th request fails: what is there is a beginning of what would be there, and nothing leaks. */
 static void test_writing_without_memory(void) {

@@ -263,8 +263,7 @@ static void test_stop_under_load(void) {
     }
 }
 
-/* ---- Reloading under load
- * ----------------------------------------------------------------------------------------- */
+/* ---- Reloading under load -------------------------------------------------------------------------------- */
 
 static void reload(worker *me) {
     place *p = me->shared;
@@ -368,8 +367,7 @@ static void test_an_answer_over_the_limit_is_not_made(void) {
     place_close(&p);
 }
 
-/* ---- What a reply waits for
- * --------------------------------------------------------------------------------------- */
+/* ---- What a reply waits for ------------------------------------------------------------------------------ */
 
 static void test_reply_waits_for_the_disk(void) {
     for (int clients = 1; clients <= 3; clients++) { /* alone on its loop, and not */
@@ -394,8 +392,7 @@ static void test_reply_waits_for_the_disk(void) {
     }
 }
 
-/* ---- Syncs that fail
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Syncs that fail ------------------------------------------------------------------------------------- */
 
 static void write_in_bad_times(worker *me) {
     place *p = me->shared;
@@ -463,8 +460,7 @@ static void test_failing_syncs(void) {
     place_leave(&p);
 }
 
-/* ---- Without memory
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Without memory -------------------------------------------------------------------------------------- */
 
 static unsigned descriptors(void) {
     unsigned count = 0;

@@ -1173,8 +1173,7 @@ static void test_child_closes_no_descriptor_of_others(void) {
     scratch_remove(&dir);
 }
 
-/* ---- Random
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Random ------------------------------------------------------------------------------------ */
 
 static kv_status random_step(pair *p, check_random *random, kv_bytes key, kv_bytes value) {
     kv_value given = {0};
