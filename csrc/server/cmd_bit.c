@@ -140,7 +140,8 @@ kv_status kv_step_bitcount(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t
     uint64_t count = 0;
     if (size > 0 && settle_range(&first, &last, size)) {
         const uint8_t *p = value.value.data;
-        uint64_t from = (uint64_t)first * (in_bits ? 1 : 8), to = in_bits ? (uint64_t)last + 1 : ((uint64_t)last + 1) * 8;
+        unsigned unit = in_bits ? 1 : 8;
+        uint64_t from = (uint64_t)first * unit, to = ((uint64_t)last + 1) * unit;
         count = count_bits(p + from / 8, (size_t)((to + 7) / 8 - from / 8));
         for (uint64_t i = from / 8 * 8; i < from; i++) /* in the first and the last byte, what is not in the range */
             count -= bit_at(value.value, i);
@@ -204,7 +205,8 @@ kv_status kv_step_bitpos(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t a
     if (status == KV_NOTFOUND) {
         position = bit != 0 ? -1 : 0;
     } else if (first <= last) {
-        uint64_t from = (uint64_t)first * (in_bits ? 1 : 8), to = in_bits ? (uint64_t)last + 1 : ((uint64_t)last + 1) * 8;
+        unsigned unit = in_bits ? 1 : 8;
+        uint64_t from = (uint64_t)first * unit, to = ((uint64_t)last + 1) * unit;
         uint64_t found = find_bit(value.value, (unsigned)bit, from, to);
         /* Without an end, the value is as if it went on with zeros. */
         if (found < to || (bit == 0 && argc < 5))
@@ -301,7 +303,8 @@ static bool parse_field(kv_client *c, kv_bytes type, kv_bytes offset, field *f) 
     f->is_signed = type.size > 0 && *p == 'i';
     if (type.size < 2 || (*p != 'i' && *p != 'u') || !kv_parse_integer((kv_bytes){p + 1, type.size - 1}, &width) ||
         width < 1 || width > (f->is_signed ? 64 : 63)) {
-        kv_refuse(c, "ERR Invalid bitfield type. Use something like i16 u8. Note that u64 is not supported but i64 is.");
+        kv_refuse(c, "ERR Invalid bitfield type. Use something like i16 u8. "
+                     "Note that u64 is not supported but i64 is.");
         return false;
     }
     f->width = (unsigned)width;
@@ -392,7 +395,8 @@ static size_t parse_field_op(kv_client *c, const kv_bytes *argv, size_t left, fi
     return size;
 }
 
-static kv_status step_bitfield(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t argc, bool read_only, kv_error *err) {
+static kv_status step_bitfield(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t argc, bool read_only,
+                               kv_error *err) {
     uint64_t end_bit = 0; /* of what is written */
     size_t replies = 0;
     for (size_t i = 2, used; i < argc; i += used) {

@@ -225,17 +225,18 @@ void kv_client_describe(const kv_client *client, uint64_t now_ns, kv_text_buffer
                  client->id, client->address, client->local_address, client->name != NULL ? client->name : "",
                  age_s(client, now_ns), now_ns > active ? (now_ns - active) / 1000000000 : 0, flags);
     bool is_subscribed = client->subscriptions != NULL;
-    kv_text_addf(b, " sub=%zu psub=%zu ssub=0 multi=%d", is_subscribed ? kv_pubsub_count_kind(client, KV_PUBSUB_CHANNEL) : 0,
+    kv_text_addf(b, " sub=%zu psub=%zu ssub=0 multi=%d",
+                 is_subscribed ? kv_pubsub_count_kind(client, KV_PUBSUB_CHANNEL) : 0,
                  is_subscribed ? kv_pubsub_count_kind(client, KV_PUBSUB_PATTERN) : 0,
                  kv_multi_is_open(client) ? (int)kv_multi_count(client) : -1);
-    kv_text_addf(b, " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=%" PRIu64 " rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%" PRIu64
-                    " events=r",
+    kv_text_addf(b, " qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=%" PRIu64 " rbs=0 rbp=0 obl=0 oll=0 omem=%zu"
+                    " tot-mem=%" PRIu64 " events=r",
                  kv_client_kept_bytes(client), client->reply.memory_bytes,
                  kv_client_kept_bytes(client) + client->reply.memory_bytes);
     kv_text_addf(b, " cmd=%s user=default redir=-1 resp=%u lib-name=%s lib-ver=%s tot-cmds=%" PRIu64 "\n",
                  client->last_command != NULL ? client->last_command->name : "NULL", client->reply.protocol,
-                 client->lib_name != NULL ? client->lib_name : "", client->lib_version != NULL ? client->lib_version : "",
-                 client->requests);
+                 client->lib_name != NULL ? client->lib_name : "",
+                 client->lib_version != NULL ? client->lib_version : "", client->requests);
 }
 
 static kv_run client_id(kv_client *c, const kv_bytes *argv, size_t argc) {
@@ -340,7 +341,9 @@ static kv_run client_setname(kv_client *c, const kv_bytes *argv, size_t argc) {
 
 static kv_run client_setinfo(kv_client *c, const kv_bytes *argv, size_t argc) {
     (void)argc;
-    char **field = kv_word_is(argv[2], "lib-name") ? &c->lib_name : kv_word_is(argv[2], "lib-ver") ? &c->lib_version : NULL;
+    char **field = kv_word_is(argv[2], "lib-name")  ? &c->lib_name
+                   : kv_word_is(argv[2], "lib-ver") ? &c->lib_version
+                                                    : NULL;
     if (field == NULL) {
         kv_refusef(c, "ERR Unrecognized option '%.*s'", KV_TEXT(argv[2], 128u));
     } else if (!name_is_good(argv[3])) {

@@ -69,7 +69,8 @@ static void add_server(info *i) {
     uint64_t up_s = (i->now_ns - i->counters->started_ns) / 1000000000;
     kv_text_addf(&i->text,
                  "# Server\r\nredis_version:" KV_REDIS_VERSION "\r\nredis_git_sha1:00000000\r\nredis_git_dirty:0\r\n"
-                 "redis_build_id:0\r\nredis_mode:standalone\r\npykv_version:" PYKV_VERSION "\r\nos:%s\r\narch_bits:%zu\r\n",
+                 "redis_build_id:0\r\nredis_mode:standalone\r\npykv_version:" PYKV_VERSION "\r\n"
+                 "os:%s\r\narch_bits:%zu\r\n",
 #ifdef __linux__
                  "Linux",
 #else
@@ -79,7 +80,8 @@ static void add_server(info *i) {
     kv_text_addf(&i->text,
                  "multiplexing_api:epoll\r\nprocess_id:%ld\r\nprocess_supervised:no\r\nrun_id:%s\r\ntcp_port:%u\r\n"
                  "server_time_usec:%" PRIu64 "\r\nuptime_in_seconds:%" PRIu64 "\r\nuptime_in_days:%" PRIu64 "\r\n",
-                 (long)getpid(), i->counters->run_id, kv_server_port(i->c->server), i->now_ms * 1000, up_s, up_s / 86400);
+                 (long)getpid(), i->counters->run_id, kv_server_port(i->c->server), i->now_ms * 1000, up_s,
+                 up_s / 86400);
     kv_text_addf(&i->text, "hz:10\r\nconfigured_hz:10\r\nlru_clock:%" PRIu64 "\r\nexecutable:%s\r\nconfig_file:\r\n"
                            "io_threads_active:%d\r\nthreads:%" PRIu32 "\r\n",
                  i->now_ms / 1000 & 0xffffff, path, i->config->threads > 1, i->config->threads);
@@ -122,12 +124,14 @@ static void add_persistence(info *i) {
                  "# Persistence\r\nloading:0\r\nasync_loading:0\r\ncurrent_cow_size:0\r\n"
                  "rdb_changes_since_last_save:%" PRIu64 "\r\nrdb_bgsave_in_progress:%d\r\nrdb_last_save_time:%" PRIu64
                  "\r\nrdb_last_bgsave_status:%s\r\nrdb_last_bgsave_time_sec:-1\r\nrdb_current_bgsave_time_sec:-1\r\n",
-                 i->store.commits, kv_server_is_saving(i->c->server), kv_last_save_time(i->c), i->store.checkpoint_error.status == KV_OK ? "ok" : "err");
+                 i->store.commits, kv_server_is_saving(i->c->server), kv_last_save_time(i->c),
+                 i->store.checkpoint_error.status == KV_OK ? "ok" : "err");
     kv_text_addf(&i->text,
                  "rdb_saves:%" PRIu64 "\r\naof_enabled:%d\r\naof_rewrite_in_progress:%d\r\naof_rewrite_scheduled:0\r\n"
                  "aof_last_rewrite_time_sec:-1\r\naof_current_rewrite_time_sec:-1\r\naof_last_bgrewrite_status:%s\r\n"
                  "aof_last_write_status:%s\r\n",
-                 i->store.checkpoints, is_durable, kv_server_is_saving(i->c->server), /* BGREWRITEAOF makes a checkpoint, too */
+                 i->store.checkpoints, is_durable,
+                 kv_server_is_saving(i->c->server), /* BGREWRITEAOF makes a checkpoint, too */
                  i->store.checkpoint_error.status == KV_OK ? "ok" : "err",
                  i->store.failed ? "err" : "ok");
     if (is_durable)
@@ -165,13 +169,14 @@ static void add_stats(info *i) {
     kv_text_addf(&i->text,
                  "rejected_connections:%" PRIu64 "\r\nsync_full:0\r\nsync_partial_ok:0\r\nsync_partial_err:0\r\n"
                  "expired_keys:%" PRIu64 "\r\nexpired_stale_perc:0.00\r\nexpired_time_cap_reached_count:0\r\n"
-                 "evicted_keys:%" PRIu64 "\r\nevicted_clients:0\r\nkeyspace_hits:%" PRIu64 "\r\nkeyspace_misses:%" PRIu64
-                 "\r\n",
+                 "evicted_keys:%" PRIu64 "\r\nevicted_clients:0\r\n"
+                 "keyspace_hits:%" PRIu64 "\r\nkeyspace_misses:%" PRIu64 "\r\n",
                  get(&i->counters->connections_refused), i->store.expired, i->store.evicted, hits, misses);
     kv_text_addf(&i->text,
                  "pubsub_channels:%zu\r\npubsub_patterns:%zu\r\npubsubshard_channels:0\r\nlatest_fork_usec:0\r\n"
-                 "total_forks:0\r\nmigrate_cached_sockets:0\r\nunexpected_error_replies:0\r\ntotal_error_replies:%" PRIu64
-                 "\r\nclient_output_buffer_limit_disconnections:%" PRIu64 "\r\nclient_idle_disconnections:%" PRIu64 "\r\n",
+                 "total_forks:0\r\nmigrate_cached_sockets:0\r\nunexpected_error_replies:0\r\n"
+                 "total_error_replies:%" PRIu64 "\r\nclient_output_buffer_limit_disconnections:%" PRIu64 "\r\n"
+                 "client_idle_disconnections:%" PRIu64 "\r\n",
                  channel_count(i->c->server), kv_pubsub_patterns(i->c->server), errors,
                  get(&i->counters->output_limit_closes), get(&i->counters->idle_closes));
 }
@@ -179,8 +184,8 @@ static void add_stats(info *i) {
 static void add_replication(info *i) {
     kv_text_addf(&i->text,
                  "# Replication\r\nrole:master\r\nconnected_slaves:0\r\nmaster_failover_state:no-failover\r\n"
-                 "master_replid:%s\r\nmaster_replid2:0000000000000000000000000000000000000000\r\nmaster_repl_offset:0\r\n"
-                 "second_repl_offset:-1\r\nrepl_backlog_active:0\r\nrepl_backlog_size:0\r\n"
+                 "master_replid:%s\r\nmaster_replid2:0000000000000000000000000000000000000000\r\n"
+                 "master_repl_offset:0\r\nsecond_repl_offset:-1\r\nrepl_backlog_active:0\r\nrepl_backlog_size:0\r\n"
                  "repl_backlog_first_byte_offset:0\r\nrepl_backlog_histlen:0\r\n",
                  i->counters->run_id);
 }

@@ -43,7 +43,8 @@ static const kv_subcommand function_rows[] = {
     {"flush", -2, kv_answer_ok, "FLUSH [ASYNC|SYNC]", "Accepted: there are none."},
     {"list", -2, kv_answer_empty, "LIST", "Always empty."},
 };
-const kv_subcommands kv_subcommands_function = {"FUNCTION", function_rows, sizeof function_rows / sizeof function_rows[0]};
+const kv_subcommands kv_subcommands_function = {"FUNCTION", function_rows,
+                                                sizeof function_rows / sizeof function_rows[0]};
 
 kv_run kv_cmd_function(kv_client *c, const kv_bytes *argv, size_t argc) {
     return kv_run_subcommand(c, &kv_subcommands_function, argv, argc);

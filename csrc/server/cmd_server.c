@@ -308,9 +308,9 @@ kv_run kv_cmd_waitaof(kv_client *c, const kv_bytes *argv, size_t argc) {
 static bool refuse_debug(kv_client *c) {
     if (kv_server_debug_enabled(c->server))
         return false;
-    kv_refuse(c, "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it "
-                 "from a local connection, otherwise you need to set this option in the configuration file, and then "
-                 "restart the server.");
+    kv_refuse(c, "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can "
+                 "run it from a local connection, otherwise you need to set this option in the configuration file, "
+                 "and then restart the server.");
     return true;
 }
 
@@ -380,7 +380,8 @@ static kv_run debug_object(kv_client *c, const kv_bytes *argv, size_t argc) {
         int64_t n;
         (void)snprintf(line, sizeof line,
                        "Value at:%p refcount:1 encoding:%s serializedlength:%zu lru:0 lru_seconds_idle:0",
-                       item.value.data, kv_parse_integer(item.value, &n) ? "int" : item.value.size <= 44 ? "embstr" : "raw",
+                       item.value.data,
+                       kv_parse_integer(item.value, &n) ? "int" : item.value.size <= 44 ? "embstr" : "raw",
                        item.value.size + 1);
         kv_reply_status(&c->reply, line);
         kv_item_release(&item);

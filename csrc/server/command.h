@@ -27,7 +27,8 @@ enum {
 /* What a command says to who called it. */
 typedef enum kv_run {
     KV_RUN_DONE,  /* it has replied */
-    KV_RUN_LATER, /* it has done nothing and wants to run when all that is pending on the client's handle is committed */
+    KV_RUN_LATER, /* it has done nothing and wants to run when all that is pending on the client's handle is
+                   * committed */
 } kv_run;
 
 /* A command that is one atomic step gets `t` and writes its reply; it may be run several times (the reply is cut back

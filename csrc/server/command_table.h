@@ -105,7 +105,8 @@ X("persist", 2, W | FAST, 1, 1, 1, NULL, S(persist), "generic", "2.2.0", "Lets a
 /* transactions */
 X("multi", 1, FAST | LOADING | NOW, 0, 0, 0, F(multi), NULL, "transactions", "1.2.0",
   "Begins a transaction: what follows is queued.")
-X("exec", 1, LOADING | NOW | UNTOLD, 0, 0, 0, F(exec), NULL, "transactions", "1.2.0", "Runs what was queued as one step.")
+X("exec", 1, LOADING | NOW | UNTOLD, 0, 0, 0, F(exec), NULL, "transactions", "1.2.0",
+  "Runs what was queued as one step.")
 X("discard", 1, FAST | LOADING | NOW, 0, 0, 0, F(discard), NULL, "transactions", "2.0.0", "Forgets what was queued.")
 X("watch", -2, FAST | LOADING | NOW, 1, -1, 1, F(watch), NULL, "transactions", "2.2.0",
   "Lets the next transaction fail if one of these keys changes.")
@@ -127,7 +128,8 @@ X("ping", -1, FAST | SUB, 0, 0, 0, F(ping), NULL, "connection", "1.0.0", "Answer
 X("echo", 2, FAST, 0, 0, 0, F(echo), NULL, "connection", "1.0.0", "Answers what it was given.")
 X("hello", -1, NOAUTH | FAST | LOADING | UNTOLD, 0, 0, 0, F(hello), S(hello), "connection", "6.0.0",
   "Chooses the protocol, and authenticates if asked.")
-X("auth", -2, NOAUTH | FAST | LOADING | UNTOLD, 0, 0, 0, F(auth), NULL, "connection", "1.0.0", "Authenticates the connection.")
+X("auth", -2, NOAUTH | FAST | LOADING | UNTOLD, 0, 0, 0, F(auth), NULL, "connection", "1.0.0",
+  "Authenticates the connection.")
 X("select", 2, FAST | LOADING, 0, 0, 0, F(select), NULL, "connection", "1.0.0",
   "Chooses a database (there is one only).")
 X("quit", -1, NOAUTH | FAST | LOADING | NOW | SUB, 0, 0, 0, F(quit), NULL, "connection", "1.0.0",
@@ -142,7 +144,8 @@ X("readwrite", 1, FAST | LOADING, 0, 0, 0, F(readonly), NULL, "cluster", "3.0.0"
 
 /* server */
 X("command", -1, LOADING, 0, 0, 0, F(command), NULL, "server", "2.8.13", "What commands there are.")
-X("config", -2, ADMIN | LOADING | UNTOLD, 0, 0, 0, F(config), NULL, "server", "2.0.0", "Reads and changes the configuration.")
+X("config", -2, ADMIN | LOADING | UNTOLD, 0, 0, 0, F(config), NULL, "server", "2.0.0",
+  "Reads and changes the configuration.")
 X("info", -1, LOADING, 0, 0, 0, F(info), NULL, "server", "1.0.0", "What the server is and has done.")
 X("time", 1, FAST | LOADING, 0, 0, 0, F(time), NULL, "server", "2.6.0", "The server's clock.")
 X("save", 1, ADMIN | NOMULTI, 0, 0, 0, F(save), NULL, "server", "1.0.0", "Makes a checkpoint, and waits for it.")

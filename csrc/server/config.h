@@ -30,7 +30,7 @@ typedef struct kv_config {
     _Atomic uint64_t bulk_max;             /* bytes of one argument */
     _Atomic uint64_t query_buffer_max;     /* bytes of one client's requests that wait, MULTI's included */
     _Atomic uint64_t query_buffers_max;    /* of all clients together */
-    _Atomic uint64_t output_buffer_max;    /* bytes of one client's replies that wait: a reader that does not read is disconnected */
+    _Atomic uint64_t output_buffer_max;    /* bytes of one client's replies that wait; with more it is disconnected */
     _Atomic uint64_t idle_timeout_s;       /* 0: none */
     _Atomic uint64_t request_timeout_s;    /* a half-sent request; 0: none */
     _Atomic uint32_t unauthenticated_args_max;

@@ -102,8 +102,8 @@ static kv_status listen_tcp(kv_server *server, kv_error *err) {
     if (result == EAI_SYSTEM)
         return kv_fail_sys(err, errno, NULL, "cannot look %s up", config->host);
     if (result != 0)
-        return kv_fail(err, result == EAI_MEMORY ? KV_ERR_NOMEM : KV_ERR_INVALID, "cannot listen on %s: %s", config->host,
-                       gai_strerror(result));
+        return kv_fail(err, result == EAI_MEMORY ? KV_ERR_NOMEM : KV_ERR_INVALID, "cannot listen on %s: %s",
+                       config->host, gai_strerror(result));
     server->port = config->port;
     for (const struct addrinfo *info = found; info != NULL && status == KV_OK; info = info->ai_next) {
         int fd;

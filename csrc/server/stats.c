@@ -111,7 +111,8 @@ void kv_counters_tick(kv_counters *counters, uint64_t now_ns) {
     if (now_ns > counters->rate_time_ns) {
         double seconds = (double)(now_ns - counters->rate_time_ns) / 1e9;
         struct kv_rate *rate = &counters->rates[counters->rate_next++ % KV_RATE_SAMPLES];
-        rate->commands = commands >= counters->rate_commands ? (double)(commands - counters->rate_commands) / seconds : 0;
+        rate->commands =
+            commands >= counters->rate_commands ? (double)(commands - counters->rate_commands) / seconds : 0;
         rate->bytes_in = in >= counters->rate_bytes_in ? (double)(in - counters->rate_bytes_in) / seconds : 0;
         rate->bytes_out = out >= counters->rate_bytes_out ? (double)(out - counters->rate_bytes_out) / seconds : 0;
         counters->rate_time_ns = now_ns;
