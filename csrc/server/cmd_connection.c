@@ -1,6 +1,5 @@
 /* cmd_connection.c - a client's own connection, and the others'. */
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "../base/futex.h"

@@ -12,7 +12,6 @@
  *                                                     with LZF (3): length there, length here, bytes
  */
 #include <pthread.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "../base/bytes.h"

@@ -1,6 +1,4 @@
 /* cmd_expiry.c - when keys expire. */
-#include <string.h>
-
 #include "commands.h"
 
 /* ---- Setting it ---------------------------------------------------------------------------------------- */

@@ -1,6 +1,4 @@
 /* cmd_none.c - what clients ask for and there is not: replication, scripts, modules, clusters. */
-#include <string.h>
-
 #include "commands.h"
 
 #define COUNT(table) (sizeof(table) / sizeof(table)[0])

@@ -3,7 +3,6 @@
 
 #include <string.h>
 
-#include "../base/mem.h"
 #include "commands.h"
 #include "glob.h"
 

@@ -1,5 +1,4 @@
 /* cmd_string.c - GET, SET and the others that read and write one value as a whole or a part of it. */
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

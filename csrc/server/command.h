@@ -20,8 +20,7 @@ enum {
     KV_CMD_IN_MULTI = 1 << 8,   /* runs at once inside MULTI: EXEC, DISCARD, MULTI, WATCH, QUIT, RESET */
     KV_CMD_SUBSCRIBED = 1 << 9, /* allowed in RESP2 while subscribed */
     KV_CMD_LOADING = 1 << 10,
-    KV_CMD_KEYSPACE = 1 << 11,  /* looks at all keys */
-    KV_CMD_NO_SLOWLOG = 1 << 12, /* not in the slow log: its arguments may be secret, or its parts are there */
+    KV_CMD_NO_SLOWLOG = 1 << 11, /* not in the slow log: its arguments may be secret, or its parts are there */
 };
 
 /* What a command says to who called it. */

@@ -17,7 +17,6 @@
 #define SUB KV_CMD_SUBSCRIBED
 #define PUBSUB KV_CMD_PUBSUB
 #define LOADING KV_CMD_LOADING
-#define KEYSPACE KV_CMD_KEYSPACE
 #define UNTOLD KV_CMD_NO_SLOWLOG
 #define F(name) kv_cmd_##name
 #define S(name) kv_step_##name
@@ -69,18 +68,18 @@ X("exists", -2, R | FAST, 1, -1, 1, F(exists), S(exists), "generic", "1.0.0", "H
 X("touch", -2, R | FAST, 1, -1, 1, NULL, S(touch), "generic", "3.2.1",
   "How many of the keys are there; counts as a use of them.")
 X("type", 2, R | FAST, 1, 1, 1, NULL, S(type), "generic", "1.0.0", "What kind of value a key has.")
-X("keys", 2, R | KEYSPACE, 0, 0, 0, F(keys), NULL, "generic", "1.0.0", "All keys that match a pattern.")
-X("scan", -2, R | KEYSPACE, 0, 0, 0, F(scan), NULL, "generic", "2.8.0", "A walk over all keys, a few at a time.")
-X("randomkey", 1, R | KEYSPACE, 0, 0, 0, F(randomkey), NULL, "generic", "1.0.0", "Some key.")
-X("dbsize", 1, R | FAST | KEYSPACE, 0, 0, 0, F(dbsize), S(dbsize), "server", "1.0.0", "How many keys there are.")
+X("keys", 2, R, 0, 0, 0, F(keys), NULL, "generic", "1.0.0", "All keys that match a pattern.")
+X("scan", -2, R, 0, 0, 0, F(scan), NULL, "generic", "2.8.0", "A walk over all keys, a few at a time.")
+X("randomkey", 1, R, 0, 0, 0, F(randomkey), NULL, "generic", "1.0.0", "Some key.")
+X("dbsize", 1, R | FAST, 0, 0, 0, F(dbsize), S(dbsize), "server", "1.0.0", "How many keys there are.")
 X("rename", 3, W, 1, 2, 1, NULL, S(rename), "generic", "1.0.0", "Gives a key another name.")
 X("renamenx", 3, W | FAST, 1, 2, 1, NULL, S(renamenx), "generic", "1.0.0",
   "Gives a key another name that is not taken.")
 X("copy", -3, W | OOM, 1, 2, 1, NULL, S(copy), "generic", "6.2.0", "Copies a value to another key.")
 X("move", 3, W | FAST, 1, 1, 1, F(move), NULL, "generic", "1.0.0",
   "Moves a key to another database (there is one only).")
-X("flushdb", -1, W | KEYSPACE, 0, 0, 0, F(flushall), S(flushall), "server", "1.0.0", "Deletes all keys.")
-X("flushall", -1, W | KEYSPACE, 0, 0, 0, F(flushall), S(flushall), "server", "1.0.0", "Deletes all keys.")
+X("flushdb", -1, W, 0, 0, 0, F(flushall), S(flushall), "server", "1.0.0", "Deletes all keys.")
+X("flushall", -1, W, 0, 0, 0, F(flushall), S(flushall), "server", "1.0.0", "Deletes all keys.")
 X("dump", 2, R, 1, 1, 1, NULL, S(dump), "generic", "2.6.0", "A value in serialized form.")
 X("restore", -4, W | OOM, 1, 1, 1, NULL, S(restore), "generic", "2.6.0", "Makes a key from a value in serialized form.")
 X("object", -2, R, 2, 2, 1, NULL, S(object), "generic", "2.2.3", "How a value is kept.")
@@ -181,7 +180,6 @@ X("cluster", -2, 0, 0, 0, 0, F(cluster), NULL, "cluster", "3.0.0", "Clusters: no
 #undef SUB
 #undef PUBSUB
 #undef LOADING
-#undef KEYSPACE
 #undef UNTOLD
 #undef F
 #undef S

@@ -12,7 +12,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "../base/futex.h"
 #include "../base/mem.h"
 #include "command.h"
 #include "pubsub.h"
