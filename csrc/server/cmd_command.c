@@ -4,8 +4,6 @@
 #include "commands.h"
 #include "glob.h"
 
-#define COUNT(table) (sizeof(table) / sizeof(table)[0])
-
 /* ---- COMMAND ------------------------------------------------------------------------------------------- */
 
 static const struct {
@@ -19,10 +17,10 @@ static const struct {
 
 static void reply_flags(kv_client *c, unsigned flags) {
     size_t count = 0;
-    for (size_t i = 0; i < COUNT(flag_names); i++)
+    for (size_t i = 0; i < KV_COUNT_OF(flag_names); i++)
         count += (flags & flag_names[i].flag) != 0;
     kv_reply_set(&c->reply, count);
-    for (size_t i = 0; i < COUNT(flag_names); i++)
+    for (size_t i = 0; i < KV_COUNT_OF(flag_names); i++)
         if ((flags & flag_names[i].flag) != 0)
             kv_reply_status(&c->reply, flag_names[i].name);
 }
@@ -186,7 +184,7 @@ static const kv_subcommand command_rows[] = {
     {"info", -2, command_info, "INFO [<command-name> ...]", "Arity, flags and keys of commands."},
     {"list", -2, command_list, "LIST [FILTERBY (MODULE|ACLCAT|PATTERN) <value>]", "Names of commands."},
 };
-const kv_subcommands kv_subcommands_command = {"COMMAND", command_rows, sizeof command_rows / sizeof command_rows[0]};
+const kv_subcommands kv_subcommands_command = {"COMMAND", command_rows, KV_COUNT_OF(command_rows)};
 
 kv_run kv_cmd_command(kv_client *c, const kv_bytes *argv, size_t argc) {
     if (argc == 1)
@@ -225,15 +223,15 @@ static kv_run acl_cat(kv_client *c, const kv_bytes *argv, size_t argc) {
     static const char *const names[] = {"keyspace",  "read",        "write", "string", "bitmap", "pubsub",
                                         "admin",     "fast",        "slow",  "dangerous", "connection", "transaction"};
     if (argc == 2) {
-        kv_reply_array(&c->reply, COUNT(names));
-        for (size_t i = 0; i < COUNT(names); i++)
+        kv_reply_array(&c->reply, KV_COUNT_OF(names));
+        for (size_t i = 0; i < KV_COUNT_OF(names); i++)
             kv_reply_bulk_text(&c->reply, names[i]);
         return KV_RUN_DONE;
     }
     size_t row = 0, count = 0;
-    while (row < COUNT(names) && !kv_word_is(argv[2], names[row]))
+    while (row < KV_COUNT_OF(names) && !kv_word_is(argv[2], names[row]))
         row++;
-    if (row == COUNT(names) || argc > 3) {
+    if (row == KV_COUNT_OF(names) || argc > 3) {
         kv_refusef(c, "ERR Unknown category '%.*s'", KV_TEXT(argv[2], 128u));
         return KV_RUN_DONE;
     }
@@ -252,7 +250,7 @@ static const kv_subcommand acl_rows[] = {
     {"users", 2, acl_users, "USERS", "The one user's name."},
     {"whoami", 2, acl_whoami, "WHOAMI", "Always \"default\"."},
 };
-const kv_subcommands kv_subcommands_acl = {"ACL", acl_rows, sizeof acl_rows / sizeof acl_rows[0]};
+const kv_subcommands kv_subcommands_acl = {"ACL", acl_rows, KV_COUNT_OF(acl_rows)};
 
 kv_run kv_cmd_acl(kv_client *c, const kv_bytes *argv, size_t argc) {
     return kv_run_subcommand(c, &kv_subcommands_acl, argv, argc);

@@ -588,7 +588,7 @@ static const kv_subcommand client_rows[] = {
     {"unblock", -3, client_unblock, "UNBLOCK <id> [TIMEOUT|ERROR]", "Always 0: nobody is blocked."},
     {"unpause", 2, client_unpause, "UNPAUSE", "Accepted, without effect."},
 };
-const kv_subcommands kv_subcommands_client = {"CLIENT", client_rows, sizeof client_rows / sizeof client_rows[0]};
+const kv_subcommands kv_subcommands_client = {"CLIENT", client_rows, KV_COUNT_OF(client_rows)};
 
 kv_run kv_cmd_client(kv_client *c, const kv_bytes *argv, size_t argc) {
     return kv_run_subcommand(c, &kv_subcommands_client, argv, argc);

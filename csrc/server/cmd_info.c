@@ -294,7 +294,7 @@ kv_run kv_cmd_info(kv_client *c, const kv_bytes *argv, size_t argc) {
         kv_refuse_failure(c, &err);
         return KV_RUN_DONE;
     }
-    for (size_t k = 0; k < sizeof sections / sizeof sections[0]; k++) {
+    for (size_t k = 0; k < KV_COUNT_OF(sections); k++) {
         if (!is_wanted(&sections[k], argv, argc))
             continue;
         if (i.text.size > 0)

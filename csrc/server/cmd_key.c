@@ -11,7 +11,7 @@
 /* Several keys (at least one) in one commit. */
 static kv_status delete_keys(kv_db *db, const kv_bytes *keys, size_t count, uint64_t *deleted, kv_error *err) {
     kv_op some[16], *ops = some;
-    if (count > sizeof some / sizeof some[0])
+    if (count > KV_COUNT_OF(some))
         ops = kv_mem_alloc(count * sizeof *ops);
     if (ops == NULL)
         return kv_fail_nomem(err, count * sizeof *ops);
@@ -401,7 +401,7 @@ static const kv_subcommand object_rows[] = {
     [IDLETIME] = {"idletime", 3, NULL, "IDLETIME <key>", "Always 0: times of use are not kept."},
     [REFCOUNT] = {"refcount", 3, NULL, "REFCOUNT <key>", "Always 1."},
 };
-const kv_subcommands kv_subcommands_object = {"OBJECT", object_rows, sizeof object_rows / sizeof object_rows[0]};
+const kv_subcommands kv_subcommands_object = {"OBJECT", object_rows, KV_COUNT_OF(object_rows)};
 
 kv_status kv_step_object(kv_client *c, kv_txn *t, const kv_bytes *argv, size_t argc, kv_error *err) {
     (void)argc;
@@ -434,7 +434,7 @@ static const kv_subcommand memory_rows[] = {
     [STATS] = {"stats", 2, NULL, "STATS", "What takes how much memory."},
     [USAGE] = {"usage", -3, NULL, "USAGE <key> [SAMPLES <count>]", "The bytes that a key takes."},
 };
-const kv_subcommands kv_subcommands_memory = {"MEMORY", memory_rows, sizeof memory_rows / sizeof memory_rows[0]};
+const kv_subcommands kv_subcommands_memory = {"MEMORY", memory_rows, KV_COUNT_OF(memory_rows)};
 
 static void reply_memory_stats(kv_client *c) {
     kv_stats stats;
@@ -455,8 +455,8 @@ static void reply_memory_stats(kv_client *c) {
         {"dataset.bytes", stats.data_bytes},
         {"overhead.total", stats.memory_bytes > stats.data_bytes ? stats.memory_bytes - stats.data_bytes : 0},
     };
-    kv_reply_map(&c->reply, sizeof rows / sizeof rows[0]);
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    kv_reply_map(&c->reply, KV_COUNT_OF(rows));
+    for (size_t i = 0; i < KV_COUNT_OF(rows); i++) {
         kv_reply_bulk_text(&c->reply, rows[i].name);
         kv_reply_integer(&c->reply, (int64_t)rows[i].value);
     }

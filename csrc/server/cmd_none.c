@@ -1,8 +1,6 @@
 /* cmd_none.c - what clients ask for and there is not: replication, scripts, modules, clusters. */
 #include "commands.h"
 
-#define COUNT(table) (sizeof(table) / sizeof(table)[0])
-
 kv_run kv_cmd_lolwut(kv_client *c, const kv_bytes *argv, size_t argc) {
     (void)argv;
     (void)argc;
@@ -31,7 +29,7 @@ kv_run kv_cmd_replicaof(kv_client *c, const kv_bytes *argv, size_t argc) {
 }
 
 static const kv_subcommand module_rows[] = {{"list", 2, kv_answer_empty, "LIST", "Always empty."}};
-const kv_subcommands kv_subcommands_module = {"MODULE", module_rows, sizeof module_rows / sizeof module_rows[0]};
+const kv_subcommands kv_subcommands_module = {"MODULE", module_rows, KV_COUNT_OF(module_rows)};
 
 kv_run kv_cmd_module(kv_client *c, const kv_bytes *argv, size_t argc) {
     return kv_run_subcommand(c, &kv_subcommands_module, argv, argc);
@@ -41,8 +39,7 @@ static const kv_subcommand function_rows[] = {
     {"flush", -2, kv_answer_ok, "FLUSH [ASYNC|SYNC]", "Accepted: there are none."},
     {"list", -2, kv_answer_empty, "LIST", "Always empty."},
 };
-const kv_subcommands kv_subcommands_function = {"FUNCTION", function_rows,
-                                                sizeof function_rows / sizeof function_rows[0]};
+const kv_subcommands kv_subcommands_function = {"FUNCTION", function_rows, KV_COUNT_OF(function_rows)};
 
 kv_run kv_cmd_function(kv_client *c, const kv_bytes *argv, size_t argc) {
     return kv_run_subcommand(c, &kv_subcommands_function, argv, argc);
@@ -60,7 +57,7 @@ static const kv_subcommand script_rows[] = {
     {"exists", -3, script_exists, "EXISTS <sha1> [<sha1> ...]", "Always 0."},
     {"flush", -2, kv_answer_ok, "FLUSH [ASYNC|SYNC]", "Accepted: there are none."},
 };
-const kv_subcommands kv_subcommands_script = {"SCRIPT", script_rows, sizeof script_rows / sizeof script_rows[0]};
+const kv_subcommands kv_subcommands_script = {"SCRIPT", script_rows, KV_COUNT_OF(script_rows)};
 
 kv_run kv_cmd_script(kv_client *c, const kv_bytes *argv, size_t argc) {
     return kv_run_subcommand(c, &kv_subcommands_script, argv, argc);

@@ -135,7 +135,7 @@ static const kv_subcommand pubsub_rows[] = {
     {"numpat", 2, pubsub_numpat, "NUMPAT", "How many patterns somebody listens to."},
     {"numsub", -2, pubsub_numsub, "NUMSUB [<channel> ...]", "How many listen to each of the channels."},
 };
-const kv_subcommands kv_subcommands_pubsub = {"PUBSUB", pubsub_rows, sizeof pubsub_rows / sizeof pubsub_rows[0]};
+const kv_subcommands kv_subcommands_pubsub = {"PUBSUB", pubsub_rows, KV_COUNT_OF(pubsub_rows)};
 
 kv_run kv_cmd_pubsub(kv_client *c, const kv_bytes *argv, size_t argc) {
     return kv_run_subcommand(c, &kv_subcommands_pubsub, argv, argc);

@@ -10,8 +10,6 @@
 #include "commands.h"
 #include "glob.h"
 
-#define COUNT(table) (sizeof(table) / sizeof(table)[0])
-
 /* ---- CONFIG -------------------------------------------------------------------------------------------- */
 
 const char *kv_memory_policy(const kv_stats *stats) {
@@ -73,7 +71,7 @@ static kv_run config_get(kv_client *c, const kv_bytes *argv, size_t argc) {
 static bool is_so_already(kv_client *c, kv_bytes name, kv_bytes value) {
     static const char *const names[] = {"appendonly", "appendfsync", "maxmemory", "maxmemory-policy"};
     char now[KV_CONFIG_VALUE_SIZE];
-    for (size_t i = 0; i < COUNT(names); i++)
+    for (size_t i = 0; i < KV_COUNT_OF(names); i++)
         if (kv_word_is(name, names[i]) && kv_store_config(c, names[i], now))
             return kv_word_is(value, now);
     return false;
@@ -136,7 +134,7 @@ static const kv_subcommand config_rows[] = {
     {"resetstat", 2, config_resetstat, "RESETSTAT", "Begins to count again."},
     {"rewrite", 2, config_rewrite, "REWRITE", "Always an error: there is no configuration file."},
 };
-const kv_subcommands kv_subcommands_config = {"CONFIG", config_rows, sizeof config_rows / sizeof config_rows[0]};
+const kv_subcommands kv_subcommands_config = {"CONFIG", config_rows, KV_COUNT_OF(config_rows)};
 
 kv_run kv_cmd_config(kv_client *c, const kv_bytes *argv, size_t argc) {
     return kv_run_subcommand(c, &kv_subcommands_config, argv, argc);
@@ -404,7 +402,7 @@ static const kv_subcommand debug_rows[] = {
     {"dict-resizing", 3, kv_answer_ok, NULL, NULL},
     {"pause-cron", 3, kv_answer_ok, NULL, NULL},
 };
-const kv_subcommands kv_subcommands_debug = {"DEBUG", debug_rows, sizeof debug_rows / sizeof debug_rows[0]};
+const kv_subcommands kv_subcommands_debug = {"DEBUG", debug_rows, KV_COUNT_OF(debug_rows)};
 
 kv_run kv_cmd_debug(kv_client *c, const kv_bytes *argv, size_t argc) {
     if (refuse_debug(c))

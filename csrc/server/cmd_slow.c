@@ -1,8 +1,6 @@
 /* cmd_slow.c - SLOWLOG and LATENCY: what took how long. */
 #include "commands.h"
 
-#define COUNT(table) (sizeof(table) / sizeof(table)[0])
-
 /* ---- SLOWLOG ------------------------------------------------------------------------------------------- */
 
 static kv_run slowlog_get(kv_client *c, const kv_bytes *argv, size_t argc) {
@@ -55,7 +53,7 @@ static const kv_subcommand slowlog_rows[] = {
     {"len", 2, slowlog_len, "LEN", "How many entries there are."},
     {"reset", 2, slowlog_reset, "RESET", "Forgets all entries."},
 };
-const kv_subcommands kv_subcommands_slowlog = {"SLOWLOG", slowlog_rows, sizeof slowlog_rows / sizeof slowlog_rows[0]};
+const kv_subcommands kv_subcommands_slowlog = {"SLOWLOG", slowlog_rows, KV_COUNT_OF(slowlog_rows)};
 
 kv_run kv_cmd_slowlog(kv_client *c, const kv_bytes *argv, size_t argc) {
     return kv_run_subcommand(c, &kv_subcommands_slowlog, argv, argc);
@@ -95,12 +93,12 @@ static kv_run latency_histogram(kv_client *c, const kv_bytes *argv, size_t argc)
     kv_counters *counters = kv_server_stats(c->server);
     size_t count = 0;
     bool has_calls[256] = {false}; /* another loop may count meanwhile */
-    for (size_t i = 0; i < kv_command_count() && i < COUNT(has_calls); i++) {
+    for (size_t i = 0; i < kv_command_count() && i < KV_COUNT_OF(has_calls); i++) {
         has_calls[i] = histogram_is_wanted(kv_command_at(i), argv, argc) && kv_counters_calls(counters, i).calls > 0;
         count += has_calls[i];
     }
     kv_reply_map(&c->reply, count);
-    for (size_t i = 0; i < kv_command_count() && i < COUNT(has_calls); i++) {
+    for (size_t i = 0; i < kv_command_count() && i < KV_COUNT_OF(has_calls); i++) {
         if (has_calls[i]) {
             kv_call_sum sum = kv_counters_calls(counters, i);
             reply_histogram(c, kv_command_at(i), &sum);
@@ -131,7 +129,7 @@ static const kv_subcommand latency_rows[] = {
     {"latest", 2, kv_answer_empty, "LATEST", "Nothing: no events are kept."},
     {"reset", -2, latency_reset, "RESET [<event> ...]", "Always 0: no events are kept."},
 };
-const kv_subcommands kv_subcommands_latency = {"LATENCY", latency_rows, sizeof latency_rows / sizeof latency_rows[0]};
+const kv_subcommands kv_subcommands_latency = {"LATENCY", latency_rows, KV_COUNT_OF(latency_rows)};
 
 kv_run kv_cmd_latency(kv_client *c, const kv_bytes *argv, size_t argc) {
     return kv_run_subcommand(c, &kv_subcommands_latency, argv, argc);

@@ -393,7 +393,7 @@ kv_run kv_cmd_mset(kv_client *c, const kv_bytes *argv, size_t argc) {
     if (!pairs_are_whole(c, argc, "mset"))
         return KV_RUN_DONE;
     size_t count = (argc - 1) / 2;
-    if (count > sizeof some / sizeof some[0])
+    if (count > KV_COUNT_OF(some))
         ops = kv_mem_alloc(count * sizeof *ops);
     if (ops == NULL) {
         (void)kv_fail_nomem(&err, count * sizeof *ops);

@@ -59,7 +59,7 @@ static void make_index(void) {
 #undef X
     };
     for (size_t i = 0; i < COMMANDS; i++)
-        for (size_t k = 0; k < sizeof containers / sizeof containers[0]; k++)
+        for (size_t k = 0; k < KV_COUNT_OF(containers); k++)
             if (strcmp(commands[i].name, containers[k].name) == 0)
                 subcommands_of[i] = containers[k].subcommands;
 }

@@ -8,6 +8,8 @@
 #include "command.h"
 #include "server.h"
 
+#define KV_COUNT_OF(array) (sizeof(array) / sizeof(array)[0])
+
 /* ---- Replies that refuse -------------------------------------------------------------------------------- */
 
 /* An error reply, counted for INFO errorstats and as a failed call. */
