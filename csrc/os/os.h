@@ -17,7 +17,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../kv.h"
+#include "../base/status.h"
+
+typedef struct kv_os kv_os; /* in kv.h, too */
 
 typedef enum kv_open_mode {
     KV_OPEN_READ,      /* an existing file */
