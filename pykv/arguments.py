@@ -1,6 +1,6 @@
-"""What the methods of a store on a server take: as csrc/python takes it, with the same exceptions.
+"""What the methods that are written in Python take: as csrc/python takes it, with the same exceptions.
 
-Everything is looked at, and turned into bytes and numbers, before anything is sent.
+Everything is looked at, and turned into bytes and numbers, before anything is written or sent.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pykv._core import _key_bytes, _value_bytes
-from pykv.arguments import pairs_of
+from pykv.arguments import key_list, pairs_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -103,9 +103,7 @@ class Batch:
 
     def delete_many(self, keys: Iterable[BytesLike]) -> None:
         """`delete` for each key: all of them, or none."""
-        if isinstance(keys, (str, bytes, bytearray)):
-            raise TypeError(f"keys must be an iterable of keys, not one {type(keys).__name__}")
-        self._operations_now().update({_key_bytes(key): None for key in keys})
+        self._operations_now().update(dict.fromkeys(key_list(keys)))
 
     def __setitem__(self, key: BytesLike, value: BytesLike) -> None:
         self.put(key, value)

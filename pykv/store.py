@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
 from pykv import _core
+from pykv.arguments import pairs_of
 from pykv.batch import Batch
 from pykv.views import StoreItems, StoreKeys, StoreValues
 
@@ -108,7 +109,7 @@ class Store(_core.Store, MutableMapping[bytes, bytes]):
         Durability and exceptions as put_many().
         """
         if keywords:
-            self.put_many([*_pairs(other), *keywords.items()])
+            self.put_many([*pairs_of(other), *keywords.items()])
         else:
             self.put_many(other)
 
@@ -204,12 +205,3 @@ def _close_open_stores() -> None:
             failure = failure or error
     if failure is not None:
         raise failure
-
-
-def _pairs(other: Any) -> Iterable[tuple[Any, Any]]:
-    """As dict.update reads its argument."""
-    if isinstance(other, Mapping):
-        return other.items()
-    if hasattr(other, "keys"):
-        return [(key, other[key]) for key in other.keys()]
-    return other  # type: ignore[no-any-return]
