@@ -119,7 +119,7 @@ def _metrics(server: pykv.Server, port: int | None) -> Iterator[None]:
     try:
         from pykv import metrics  # only here: it needs prometheus_client
     except ImportError:
-        raise ValueError("--metrics needs prometheus_client: pip install pykv[metrics]") from None
+        raise ValueError("--metrics needs prometheus_client: pip install prometheus_client") from None
     with metrics.exposed(server, port):
         yield
 

@@ -1,4 +1,4 @@
-"""Figures of a server for Prometheus.  Needs prometheus_client (`pip install pykv[metrics]`)."""
+"""Figures of a server for Prometheus.  Needs prometheus_client (`pip install prometheus_client`)."""
 
 from __future__ import annotations
 

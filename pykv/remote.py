@@ -576,7 +576,7 @@ def connect(
     retries               how often a call tries again that finds the server away or still starting
     max_connections       at a time; a thread that needs one more waits
 
-    Needs redis-py: `pip install 'pykv[redis]'`.  The database should have strings only, and nothing
+    Needs redis-py: `pip install 'redis>=5'`.  The database should have strings only, and nothing
     that other programs want to keep from `clear`.
 
     Raises ConnectionLostError, an OSError, when the server cannot be reached; StorageError when it
@@ -589,7 +589,7 @@ def connect(
     except ModuleNotFoundError as error:
         if error.name != "redis":
             raise
-        raise ImportError("pykv.connect needs redis-py: pip install 'pykv[redis]'") from None
+        raise ImportError("pykv.connect needs redis-py: pip install 'redis>=5'") from None
     _check_numbers(timeout, connect_timeout, retries, max_connections)
     link = Link(
         url,

@@ -134,4 +134,4 @@ def test_no_server(command):
 def test_without_redis_py(command, tmp_path):
     (tmp_path / "redis.py").write_text("raise ModuleNotFoundError('no redis', name='redis')\n")
     line = command.error("get", "redis://127.0.0.1:1", "k")
-    assert line == "pykv: pykv.connect needs redis-py: pip install 'pykv[redis]'\n"
+    assert line == "pykv: pykv.connect needs redis-py: pip install 'redis>=5'\n"

@@ -145,7 +145,7 @@ def test_without_redis_py(script):
             print(error)
         """
     )
-    assert out == "pykv.connect needs redis-py: pip install 'pykv[redis]'\n"
+    assert out == "pykv.connect needs redis-py: pip install 'redis>=5'\n"
 
 
 def test_tls(server, connect, tmp_path):
