@@ -24,9 +24,11 @@ PyDoc_STRVAR(get_doc,
 "The key's value as bytes, or default when there is no such key.\n"
 "\n"
 "key is bytes-like or str (taken as UTF-8).  Answers from memory, and under sync='always'\n"
-"only what is on disk; never waits for the disk.\n"
+"only what is on disk; never waits for a write.  Where that part of the checkpoint is not in\n"
+"memory yet, it is read first (see preload()).\n"
 "\n"
-"Raises TypeError for a key of another type, ClosedError, ForkError.");
+"Raises TypeError for a key of another type, CorruptionError and StorageError when that part\n"
+"cannot be read, ClosedError, ForkError.");
 
 PyDoc_STRVAR(put_doc,
 "put($self, /, key, value, *, ttl=None, sync=None)\n"
