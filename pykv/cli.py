@@ -335,8 +335,8 @@ def _parser():
     demo.add_argument(
         "--limit",
         type=_at_least_1,
-        metavar="N",
-        help="read about N words of the text (default: all)",
+        metavar="WORDS",
+        help="read about so many words of the text (default: all)",
     )
     demo.add_argument("--keep", action="store_true", help="leave the store on disk")
     return parser
