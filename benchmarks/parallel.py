@@ -16,16 +16,11 @@ from typing import Any
 
 from .data import VALUE_BYTES, chunks, fresh, load, make_pairs, opened, own_dict
 from .report import RATE, Report, Row, Series, Target
-from .runner import Benchmark, Settings, in_turns, own_copy, seconds_in_threads
+from .runner import Benchmark, Settings, get_each, in_turns, own_copy, seconds_in_threads
 
 _MANY = 1000
 _MOST_THREADS = 4
 _RELEASE = "pykv, gil=release"
-
-
-def _get_each(get: Callable[[Any], Any], probe: Sequence[Any]) -> None:
-    for key in probe:
-        get(key)
 
 
 def _dict_many(table: dict[bytes, bytes]) -> Callable[[Any], Any]:
@@ -50,7 +45,7 @@ def _side(
     rng: random.Random, keys: list[bytes], call: Any, threads: int, size: int
 ) -> Callable[[], float]:
     """Keys a second, `threads` threads asking for `size` keys in one call."""
-    loop = own_copy(_get_each)
+    loop = own_copy(get_each)
     return _in_threads(
         rng,
         keys,
@@ -113,7 +108,7 @@ def _free_side(
 ) -> Callable[[], float]:
     """Calls a second, each with a key (and a value) of its own."""
     writes = method != "get"
-    loop: Any = own_copy(_put_each if writes else _get_each)
+    loop: Any = own_copy(_put_each if writes else get_each)
 
     def body(part: list[bytes]) -> Callable[[], Any]:
         items: Any = [(key, rng.randbytes(VALUE_BYTES)) for key in part] if writes else part

@@ -16,16 +16,11 @@ from typing import Any
 from .data import chunks, fresh_probe, load, make_pairs, opened
 from .peers import installed
 from .report import SECONDS, Report, Row, Series, Target
-from .runner import Benchmark, Settings, in_turns, own_copy, seconds
+from .runner import Benchmark, Settings, get_each, in_turns, own_copy, seconds
 
 _HOT_KEYS = 1000
 _MANY = 100
 _PEER_PROBES = 100_000
-
-
-def _get_each(get: Callable[[bytes], Any], probe: Sequence[bytes]) -> None:
-    for key in probe:
-        get(key)
 
 
 def _dict_list_each(table: dict[bytes, bytes], parts: Sequence[Sequence[bytes]]) -> None:
@@ -71,7 +66,7 @@ def get_random(settings: Settings) -> Report:
         count = len(data.keys)
 
         def side(get: Any) -> Callable[[], float]:
-            loop = own_copy(_get_each)
+            loop = own_copy(get_each)
             return lambda: seconds(loop, get, fresh_probe(data.rng, data.keys)) / count
 
         sides = {
@@ -87,7 +82,7 @@ def get_hot(settings: Settings) -> Report:
         count = len(data.keys)
 
         def side(get: Any) -> Callable[[], float]:
-            loop = own_copy(_get_each)
+            loop = own_copy(get_each)
 
             def measure() -> float:
                 hot = fresh_probe(data.rng, data.keys, _HOT_KEYS) * (count // _HOT_KEYS)
@@ -118,8 +113,8 @@ def get_many(settings: Settings) -> Report:
 
         sides = {
             "dict": side(_dict_list_each, data.table),
-            "pykv": side(own_copy(_get_each), data.auto.get_many),
-            "release": side(own_copy(_get_each), data.release.get_many),
+            "pykv": side(own_copy(get_each), data.auto.get_many),
+            "release": side(own_copy(get_each), data.release.get_many),
         }
         report = _compare(settings, f"get_many({_MANY}) of {count:,}, a key", 4.0, sides)
     report.notes.append("dict: [d[k] for k in keys]")
@@ -132,7 +127,7 @@ def get_peers(settings: Settings) -> Report:
     pairs = make_pairs(rng, settings.scaled(1_000_000, 50_000))
 
     def side(get: Any, keys: list[bytes]) -> Callable[[], float]:
-        loop = own_copy(_get_each)
+        loop = own_copy(get_each)
         count = min(len(keys), _PEER_PROBES)
         return lambda: seconds(loop, get, fresh_probe(rng, keys, count)) / count
 

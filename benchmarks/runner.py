@@ -115,6 +115,12 @@ def own_copy(function: _Function) -> _Function:
     return copy  # type: ignore[return-value]
 
 
+def get_each(get: Callable[[Any], Any], probe: Sequence[Any]) -> None:
+    """The loop of those who read."""
+    for key in probe:
+        get(key)
+
+
 def calls_per_second(
     call: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], duration: float
 ) -> float:

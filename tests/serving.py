@@ -112,11 +112,6 @@ def wait_until(condition, message="it never came"):
         time.sleep(0.005)
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        return s.getsockname()[1]
-
-
 @contextlib.contextmanager
 def serving(*arguments, env=None, **options):
     """`pykv serve` in a process: gives it, with .address; killed at the end if it still runs."""

@@ -495,7 +495,8 @@ def test_kill_by_age(server):
 
 LISTED_AT_ONCE = """
 import sys, threading, time, pykv
-from serving import PATIENCE, Raw, free_port
+from servers import free_port
+from serving import PATIENCE, Raw
 
 def ask():
     while True:

@@ -126,7 +126,8 @@ def test_an_interpreter_that_ends_with_an_open_store(disk):
 
 def test_an_interpreter_that_ends_with_a_running_server(disk):
     """Its clients are told, its port is free, and the other handles on the store go on."""
-    from serving import Raw, free_port
+    from servers import free_port
+    from serving import Raw
 
     if not hasattr(pykv, "serve"):
         pytest.skip("this build has no server")

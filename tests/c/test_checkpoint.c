@@ -28,12 +28,6 @@ static void pair_destroy(pair *p) {
     model_destroy(p->m);
 }
 
-static kv_stats stats_of(world *w) {
-    kv_stats stats;
-    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
-    return stats;
-}
-
 static void put(pair *p, uint64_t key, uint64_t value) {
     char text[40];
     int size = snprintf(text, sizeof text, "key %" PRIu64, key);
@@ -63,7 +57,7 @@ static void test_empty(void) {
     pair p = pair_create();
     checkpoint(&p);
     checkpoint(&p); /* nothing new */
-    CHECK_EQ(stats_of(p.w).checkpoints, 1);
+    CHECK_EQ(world_stats(p.w).checkpoints, 1);
     reopen(&p);
     model_check(p.m, p.w->db);
     put(&p, 1, 1);
@@ -77,10 +71,10 @@ static void test_state_and_tail(void) {
     pair p = pair_create();
     for (uint64_t i = 0; i < KEYS; i++)
         put(&p, i, i);
-    uint64_t segments = stats_of(p.w).log_segments;
+    uint64_t segments = world_stats(p.w).log_segments;
     checkpoint(&p);
     CHECK(segments > 3);
-    CHECK(stats_of(p.w).log_segments <= 2);
+    CHECK(world_stats(p.w).log_segments <= 2);
     kv_recovery recovery;
     reopen(&p);
     kv_get_recovery(p.w->db, &recovery);
@@ -113,10 +107,10 @@ static void test_count_before_loading(void) {
         put(&p, i, i);
     checkpoint(&p);
     reopen(&p);
-    CHECK_EQ(stats_of(p.w).entries, 2000);
-    CHECK_EQ(stats_of(p.w).data_bytes, model_data_bytes(p.m));
+    CHECK_EQ(world_stats(p.w).entries, 2000);
+    CHECK_EQ(world_stats(p.w).data_bytes, model_data_bytes(p.m));
     CHECK_OK(kv_load_all(p.w->db, NULL, NULL, &p.w->err), &p.w->err);
-    CHECK_EQ(stats_of(p.w).shards_loaded, stats_of(p.w).shards);
+    CHECK_EQ(world_stats(p.w).shards_loaded, world_stats(p.w).shards);
     CHECK_OK(kv_verify(p.w->db, &p.w->err), &p.w->err);
     CHECK_OK(kv_clear(p.w->db, 0, &p.w->err), &p.w->err);
     model_clear(p.m);
@@ -134,10 +128,10 @@ static void test_by_itself(void) {
     world_open(p.w);
     for (uint64_t i = 0; i < 5000; i++)
         put(&p, i % 50, i);
-    for (unsigned i = 0; i < 1000 && stats_of(p.w).log_segments > 12; i++)
+    for (unsigned i = 0; i < 1000 && world_stats(p.w).log_segments > 12; i++)
         usleep(10000);
-    CHECK(stats_of(p.w).checkpoints > 0);
-    CHECK(stats_of(p.w).log_segments <= 12);
+    CHECK(world_stats(p.w).checkpoints > 0);
+    CHECK(world_stats(p.w).log_segments <= 12);
     reopen(&p);
     model_check(p.m, p.w->db);
     pair_destroy(&p);
@@ -334,7 +328,7 @@ static void test_changes_while_it_is_made(void) {
                 CHECK_EQ(snapshot_digest(older, &count), digest);
                 kv_snapshot_destroy(older);
             }
-            CHECK_EQ(stats_of(p.w).undo_records, 0); /* nothing is kept for it any more */
+            CHECK_EQ(world_stats(p.w).undo_records, 0); /* nothing is kept for it any more */
             CHECK_OK(kv_verify(p.w->db, &p.w->err), &p.w->err);
             if (how == 2) {
                 kv_db *copy;
@@ -486,9 +480,9 @@ static void test_cancelled(void) {
         CHECK_STATUS(kv_backup(p.w->db, "copy", stop_at, &left, &p.w->err), KV_ERR_CANCELLED, &p.w->err);
         CHECK_EQ(memory_os_open_count(p.w->memory), open);
     }
-    CHECK_EQ(stats_of(p.w).checkpoints, 0);
-    CHECK_EQ(stats_of(p.w).checkpoint_failures, 0);
-    CHECK_EQ(stats_of(p.w).undo_records, 0);
+    CHECK_EQ(world_stats(p.w).checkpoints, 0);
+    CHECK_EQ(world_stats(p.w).checkpoint_failures, 0);
+    CHECK_EQ(world_stats(p.w).undo_records, 0);
     checkpoint(&p);
     CHECK_OK(kv_backup(p.w->db, "copy", NULL, NULL, &p.w->err), &p.w->err);
     reopen(&p);
@@ -538,8 +532,8 @@ static bool fail_backup(uint64_t nth, int sys_errno, unsigned flags) {
     }
     fault_os_heal(w->faults);
     CHECK_EQ(memory_os_open_count(w->memory), open);
-    CHECK_EQ(stats_of(w).undo_records, 0);
-    kv_stats stats = stats_of(w);
+    CHECK_EQ(world_stats(w).undo_records, 0);
+    kv_stats stats = world_stats(w);
     CHECK(!stats.failed); /* the store itself has nothing to do with it */
     put(&p, 7, 8);
     CHECK_OK(kv_backup(w->db, "again", NULL, NULL, &w->err), &w->err);
@@ -730,7 +724,7 @@ static void test_backup_without_an_end_frame(void) {
                 model_put(p.m, key, v);
         }
         fault_os_heal(p.w->faults);
-        if (!stats_of(p.w).failed) {
+        if (!world_stats(p.w).failed) {
             CHECK_OK(kv_backup(p.w->db, "copy", NULL, NULL, &p.w->err), &p.w->err);
             CHECK_OK(kv_open("copy", &p.w->options, &db, &p.w->err), &p.w->err);
             model_check(p.m, db);
@@ -767,7 +761,7 @@ static void test_backup_of_a_log_without_an_end_frame(void) {
         behind.p = &p;
         behind.act = act_rotations;
         kv_status status = kv_backup(p.w->db, "copy", NULL, NULL, &p.w->err);
-        if (!stats_of(p.w).failed) {
+        if (!world_stats(p.w).failed) {
             CHECK_OK(status, &p.w->err);
             CHECK_OK(kv_open("copy", &p.w->options, &db, &p.w->err), &p.w->err);
             model_check(p.m, db);
@@ -828,7 +822,7 @@ static int64_t read_by_us(void *ctx, int file, void *buffer, size_t size, uint64
 }
 
 static void await_load_error(world *w) {
-    while (stats_of(w).load_error.status == KV_OK)
+    while (world_stats(w).load_error.status == KV_OK)
         usleep(1000);
 }
 
@@ -979,7 +973,7 @@ static pair pair_unloaded(void) {
     p.w->os.read = read_by_us;
     world_open(p.w);
     await_load_error(p.w);
-    CHECK_EQ(stats_of(p.w).shards_loaded, 0);
+    CHECK_EQ(world_stats(p.w).shards_loaded, 0);
     return p;
 }
 
@@ -1062,9 +1056,9 @@ static void test_damaged_block(void) {
     CHECK_STATUS(op_checkpoint(&p, false), KV_ERR_CORRUPT, err);
     CHECK_STATUS(op_load_all(&p, false), KV_ERR_CORRUPT, err);
     CHECK_STATUS(op_backup(&p, false), KV_ERR_CORRUPT, err);
-    CHECK_EQ(stats_of(p.w).shards_loaded, stats_of(p.w).shards - 1);
-    CHECK_EQ(stats_of(p.w).checkpoint_error.status, KV_ERR_CORRUPT);
-    CHECK_EQ(stats_of(p.w).entries, model_count(p.m));
+    CHECK_EQ(world_stats(p.w).shards_loaded, world_stats(p.w).shards - 1);
+    CHECK_EQ(world_stats(p.w).checkpoint_error.status, KV_ERR_CORRUPT);
+    CHECK_EQ(world_stats(p.w).entries, model_count(p.m));
     CHECK_OK(kv_verify(p.w->db, err), err);
     /* With preload it is not opened at all, and nothing is lost that way. */
     world_close(p.w);
@@ -1091,9 +1085,9 @@ static void test_sweep_past_a_damaged_block(void) {
     world_close(p.w);
     image_flip_block(p.w->memory, name);
     world_open(p.w);
-    CHECK_EQ(stats_of(p.w).entries, KEYS);
+    CHECK_EQ(world_stats(p.w).entries, KEYS);
     world_set_clock(p.w, 2000000);
-    for (unsigned i = 0; stats_of(p.w).expired < KEYS * 3 / 4; i++) {
+    for (unsigned i = 0; world_stats(p.w).expired < KEYS * 3 / 4; i++) {
         CHECK(i < 10000);
         usleep(1000);
     }
@@ -1127,7 +1121,7 @@ static void test_warning(void) {
     CHECK_OK(kv_open(WORLD_DIR, &p.w->options, &second, &err), &err);
     CHECK(!kv_take_warning(p.w->db, &err));
     atomic_store(&publishing_fails, true);
-    for (uint64_t i = 0; stats_of(p.w).checkpoint_failures == 0; i++)
+    for (uint64_t i = 0; world_stats(p.w).checkpoint_failures == 0; i++)
         put(&p, i % 100, i);
     while (!kv_take_warning(p.w->db, &err))
         usleep(1000);
@@ -1136,11 +1130,11 @@ static void test_warning(void) {
     while (!kv_take_warning(second, &err))
         usleep(1000);
     CHECK(!kv_take_warning(second, &err));
-    CHECK(!stats_of(p.w).failed);
-    CHECK_EQ(stats_of(p.w).checkpoint_error.sys_errno, EIO);
+    CHECK(!world_stats(p.w).failed);
+    CHECK_EQ(world_stats(p.w).checkpoint_error.sys_errno, EIO);
     atomic_store(&publishing_fails, false);
     checkpoint(&p);
-    CHECK_EQ(stats_of(p.w).checkpoint_error.status, KV_OK);
+    CHECK_EQ(world_stats(p.w).checkpoint_error.status, KV_OK);
     kv_destroy(second);
     reopen(&p);
     model_check(p.m, p.w->db);
@@ -1209,7 +1203,7 @@ static void test_room_for_small_segments_only(void) {
     p.w->os.write = write_to_small_files;
     p.w->os.reserve = reserve_small_files;
     world_open(p.w);
-    for (uint64_t i = 0; stats_of(p.w).log_segments < 4; i++)
+    for (uint64_t i = 0; world_stats(p.w).log_segments < 4; i++)
         put(&p, i % 50, i);
     model_check(p.m, p.w->db);
     reopen(&p);

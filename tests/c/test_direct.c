@@ -18,12 +18,6 @@
 
 static const kv_bytes A = {"a", 1}, B = {"b", 1};
 
-static kv_stats stats_of(world *w) {
-    kv_stats stats;
-    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
-    return stats;
-}
-
 /* A store of large segments whose system asks for this alignment. */
 static world *world_of(unsigned alignment) {
     world *w = world_create();
@@ -67,7 +61,7 @@ static void test_every_tail(void) {
                 world_open(w);
                 put(w, m, 1, size);
                 end_and_open(w, m, (ending)how);
-                CHECK(stats_of(w).direct_io);
+                CHECK(world_stats(w).direct_io);
                 put(w, m, 2, 33);
                 put(w, m, 3, size);
                 end_and_open(w, m, (ending)how);
@@ -127,8 +121,8 @@ static void test_rotations(void) {
         }
         put(w, m, 20, 20000); /* a segment of its own size */
         put(w, m, 21, size);
-        CHECK(stats_of(w).log_segments > 3);
-        CHECK(stats_of(w).direct_io);
+        CHECK(world_stats(w).log_segments > 3);
+        CHECK(world_stats(w).direct_io);
         end_and_open(w, m, size % 3 == 0 ? CLOSED : size % 3 == 1 ? KILLED : POWER_CUT);
         model_destroy(m);
         world_destroy(w);
@@ -145,7 +139,7 @@ static void test_sizes_that_are_no_blocks(void) {
             world_open(w);
             for (unsigned i = 0; i < 30; i++)
                 put(w, m, i, 300 + more / 16);
-            for (uint64_t sequence = 1; sequence <= stats_of(w).log_segments; sequence++) {
+            for (uint64_t sequence = 1; sequence <= world_stats(w).log_segments; sequence++) {
                 char name[64];
                 kv_segment_name(sequence, name);
                 CHECK_EQ(memory_os_size(w->memory, WORLD_DIR, name), 8192 + more);
@@ -168,8 +162,8 @@ static void test_only_where_every_frame_is_synced(void) {
         world_open(w);
         for (unsigned i = 0; i < 200; i++)
             put(w, m, i, 1000);
-        CHECK(stats_of(w).log_segments > 2);
-        CHECK_EQ(stats_of(w).direct_io, which == 0);
+        CHECK(world_stats(w).log_segments > 2);
+        CHECK_EQ(world_stats(w).direct_io, which == 0);
         CHECK_EQ(memory_os_direct_writes(w->memory) > 0, which == 0);
         CHECK_EQ(fault_os_calls(w->faults, FAULT_DIRECT) > 0, which == 0 || which == 4);
         end_and_open(w, m, KILLED);
@@ -204,7 +198,7 @@ static void test_fallback(void) {
             end_and_open(w, m, (ending)(nth % ENDINGS));
             for (count = 0; count < 40; count++) /* into the next segment */
                 put(w, m, 200 + count, 500);
-            CHECK(stats_of(w).direct_io);
+            CHECK(world_stats(w).direct_io);
             end_and_open(w, m, (ending)((nth + 1) % ENDINGS));
             model_destroy(m);
             world_destroy(w);
@@ -253,7 +247,7 @@ static void test_taken_back(void) {
                 kv_recovery recovery;
                 kv_get_recovery(w->db, &recovery);
                 CHECK_EQ(recovery.bytes_cut, 0);
-                CHECK(stats_of(w).direct_io);
+                CHECK(world_stats(w).direct_io);
                 put(w, m, 3, 40);
                 end_and_open(w, m, (ending)how);
                 model_destroy(m);
@@ -365,12 +359,12 @@ static void recycle(size_t value_size) {
         if (seen == atomic_load(&renames.begun))
             continue;
         seen = atomic_load(&renames.begun);
-        for (unsigned waited = 0; seen > 1 && stats_of(w).checkpoints < seen - 1; waited++) {
+        for (unsigned waited = 0; seen > 1 && world_stats(w).checkpoints < seen - 1; waited++) {
             if (waited > 10000)
-                FAIL("segment %u is begun, and %d checkpoints are made", seen, (int)stats_of(w).checkpoints);
+                FAIL("segment %u is begun, and %d checkpoints are made", seen, (int)world_stats(w).checkpoints);
             usleep(1000);
         }
-        CHECK(stats_of(w).log_segments <= 3);
+        CHECK(world_stats(w).log_segments <= 3);
     }
     unsigned made = atomic_load(&renames.begun) - atomic_load(&renames.recycled);
     printf("# values of %zu: %u of %u segments were new files\n", value_size, made, SEGMENTS);

@@ -13,12 +13,6 @@
 
 static const kv_bytes A = {"a", 1}, B = {"b", 1};
 
-static kv_stats stats_of(world *w) {
-    kv_stats stats;
-    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
-    return stats;
-}
-
 /* ---- What is on disk -------------------------------------------------------------------------------- */
 
 typedef struct frame {
@@ -72,10 +66,10 @@ static void test_frames_of_one_writer(void) {
     frame frames[10];
     const kv_op ops[] = {{KV_OP_PUT, A, B}, {KV_OP_PUT, B, A}};
     world_open(w);
-    CHECK_EQ(stats_of(w).lsn, 0);
+    CHECK_EQ(world_stats(w).lsn, 0);
     CHECK_OK(kv_put(w->db, A, A, 0, &w->err), &w->err);
     CHECK_OK(kv_write(w->db, ops, 2, 0, NULL, &w->err), &w->err);
-    kv_stats stats = stats_of(w);
+    kv_stats stats = world_stats(w);
     CHECK_EQ(stats.commits, 2);
     CHECK_EQ(stats.frames, 2);
     CHECK_EQ(stats.syncs, 2);
@@ -134,14 +128,14 @@ static void test_who_comes_meanwhile_is_the_next_group(void) {
     for (unsigned i = 0; i < 10; i++)
         crew_add(&others, put_mine, &g);
     others.count = 11;
-    while (stats_of(g.w).commits < 11)
+    while (world_stats(g.w).commits < 11)
         usleep(100);
     CHECK_EQ(fault_os_calls(g.w->faults, FAULT_SYNC), 3 + 1); /* spare, its header, STORE; ours */
     fault_os_gate_open(g.w->faults, FAULT_SYNC);
     for (unsigned i = 1; i < 11; i++)
         CHECK_EQ(pthread_join(others.workers[i].thread, NULL), 0);
     crew_join(&first);
-    kv_stats stats = stats_of(g.w);
+    kv_stats stats = world_stats(g.w);
     CHECK_EQ(stats.commits, 11);
     CHECK_EQ(stats.frames, 2);
     CHECK_EQ(stats.syncs, 2);
@@ -166,7 +160,7 @@ static void test_making_durable_together(void) {
     g.w->options.segment_size_min = g.w->options.segment_size_max = 1 << 20;
     world_open(g.w);
     CHECK_OK(kv_put(g.w->db, A, A, 0, &g.w->err), &g.w->err);
-    CHECK_EQ(stats_of(g.w).syncs, 0);
+    CHECK_EQ(world_stats(g.w).syncs, 0);
     fault_os_gate_close(g.w->faults, FAULT_SYNC);
     for (unsigned i = 0; i < 6; i++)
         crew_add(&crew, make_durable, &g);
@@ -174,12 +168,12 @@ static void test_making_durable_together(void) {
     usleep(5000);
     fault_os_gate_open(g.w->faults, FAULT_SYNC);
     crew_join(&crew);
-    kv_stats stats = stats_of(g.w);
+    kv_stats stats = world_stats(g.w);
     CHECK_EQ(stats.syncs, 1);
     CHECK_EQ(stats.frames, 1);
     CHECK_EQ(stats.durable_lsn, stats.lsn);
     CHECK_OK(kv_make_durable(g.w->db, &g.w->err), &g.w->err);
-    CHECK_EQ(stats_of(g.w).syncs, 1);
+    CHECK_EQ(world_stats(g.w).syncs, 1);
     world_destroy(g.w);
 }
 
@@ -205,7 +199,7 @@ static void test_back_pressure(void) {
         for (unsigned i = 0; i < 8; i++)
             crew_add(&crew, put_many, &g);
         crew_join(&crew);
-        CHECK_EQ(stats_of(g.w).commits, 800);
+        CHECK_EQ(world_stats(g.w).commits, 800);
         world_destroy(g.w);
     }
 }
@@ -221,7 +215,7 @@ static void test_segments_double_and_end(void) {
     world_open(w);
     for (unsigned i = 0; i < 150; i++)
         CHECK_OK(kv_put(w->db, A, bytes_of(value, sizeof value), 0, &w->err), &w->err);
-    kv_stats stats = stats_of(w);
+    kv_stats stats = world_stats(w);
     world_close(w);
     static const uint64_t sizes[] = {8192, 16384, 32768, 32768, 32768};
     for (uint64_t i = 0; i < 5; i++)
@@ -280,7 +274,7 @@ static void test_exact_fit(void) {
             if (before)
                 CHECK_OK(kv_put(w->db, A, A, 0, &w->err), &w->err);
             CHECK_OK(kv_put(w->db, A, bytes_of(value, size), 0, &w->err), &w->err);
-            CHECK_EQ(stats_of(w).log_segments, 1 + (before || size > FITS));
+            CHECK_EQ(world_stats(w).log_segments, 1 + (before || size > FITS));
             CHECK_OK(kv_put(w->db, B, A, 0, &w->err), &w->err);
             world_close(w);
             world_open(w);
@@ -312,7 +306,7 @@ static void test_spare(void) {
     world_kill(w); /* it is left over */
     CHECK_EQ(memory_os_size(w->memory, WORLD_DIR, "spare.log"), 32768);
     world_open(w);
-    CHECK_EQ(stats_of(w).log_segments, 1);
+    CHECK_EQ(world_stats(w).log_segments, 1);
     /* Too small for this one: it is made anew. */
     static uint8_t large[100000];
     CHECK_OK(kv_put(w->db, A, bytes_of(large, sizeof large), 0, &w->err), &w->err);
@@ -358,7 +352,7 @@ static void test_segments_of_other_modes_are_reserved(void) {
         w->options.sync = modes[i];
         world_open(w);
         uint64_t opened = fault_os_calls(w->faults, FAULT_RESERVE);
-        while (stats_of(w).log_segments < 4)
+        while (world_stats(w).log_segments < 4)
             CHECK_OK(kv_put(w->db, A, A, 0, &w->err), &w->err);
         CHECK(fault_os_calls(w->faults, FAULT_RESERVE) >= opened + 3);
         world_destroy(w);
@@ -373,9 +367,9 @@ static void test_marks(void) {
     w->options.mark_delay_ns = 1000000;
     world_open(w);
     for (unsigned round = 0; round < 4; round++) {
-        uint64_t before = stats_of(w).frames;
+        uint64_t before = world_stats(w).frames;
         CHECK_OK(kv_put(w->db, A, bytes_of(&round, sizeof round), 0, &w->err), &w->err);
-        while (stats_of(w).frames < before + 2)
+        while (world_stats(w).frames < before + 2)
             usleep(100);
     }
     world_kill(w);

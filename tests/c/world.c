@@ -98,6 +98,12 @@ void world_cut_power(world *w) {
     fault_os_set_clock(w->faults, w->clock_ms);
 }
 
+kv_stats world_stats(world *w) {
+    kv_stats stats;
+    CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
+    return stats;
+}
+
 void world_set_clock(world *w, uint64_t now_ms) {
     w->clock_ms = now_ms;
     fault_os_set_clock(w->faults, now_ms);

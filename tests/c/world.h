@@ -37,6 +37,7 @@ void world_destroy(world *w); /* closes the store, if it is open, and must be ab
 /* The store must open, or close. */
 void world_open(world *w);
 void world_close(world *w);
+kv_stats world_stats(world *w);
 
 /* It may fail: then w->err says why, and the store is not open.  Closing verifies it first. */
 kv_status world_try_open(world *w);
@@ -55,12 +56,12 @@ void world_set_clock(world *w, uint64_t now_ms);
 /* Names and bytes of all files as the running system sees them, as one number. */
 uint64_t world_files_digest(memory_os *memory);
 
-/* Without a fault layer: the store of an image, opened with these options, must be KV_OK. */
 /* The sequence of the newest checkpoint in the directory; 0: there is none. */
 uint64_t image_checkpoint(memory_os *image, const char *dir);
 /* Changes a bit in the first block of the store's newest checkpoint, or changes it back.  Its name: 64 bytes. */
 void image_flip_block(memory_os *image, char *name);
 
+/* Without a fault layer: the store of an image, opened with these options, must be KV_OK. */
 kv_db *image_open(memory_os *image, const kv_options *options);
 void image_close(kv_db *db);
 
