@@ -23,7 +23,7 @@
 #define DIRECT_LEAST (KV_READ_SIZE / 2)  /* a request with so much kept is read into its own buffer */
 #define TURN_NS 1000000u                 /* a connection's requests run so long at a stretch */
 #define TURN_BYTES (1u << 20)            /* so much is sent to it at a stretch ... */
-#define SOCKET_BYTES (16u << 20)         /* ... and of what is too much, if its socket takes it: more than sockets hold */
+#define SOCKET_BYTES (16u << 20)         /* ... or so much of what is too much, if its socket takes it */
 #define KEEPALIVE_S 300
 
 /* ---- Lists --------------------------------------------------------------------------------- */
