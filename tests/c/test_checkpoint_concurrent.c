@@ -507,6 +507,7 @@ static void test_due_at_open(void) {
  * segments go: the file that gets the name must be the one that was opened. */
 static struct {
     _Atomic bool hold, held;
+    _Atomic unsigned begun; /* segments */
 } keeper;
 
 static int held_rename(void *ctx, int dir, const char *from, const char *to) {
@@ -516,6 +517,7 @@ static int held_rename(void *ctx, int dir, const char *from, const char *to) {
         while (atomic_load(&keeper.hold))
             usleep(1000);
     }
+    atomic_fetch_add(&keeper.begun, strcmp(from, KV_SEGMENT_SPARE) == 0);
     return os->rename(os->ctx, dir, from, to);
 }
 
@@ -534,18 +536,19 @@ static void test_recycled_while_another_is_let_go(void) {
     w->os.rename = held_rename;
     w->options.segment_size_min = w->options.segment_size_max;
     world_open(w);
-    for (; number < 20; number++) /* a few segments */
+    for (; number < 20; number++) /* a few segments, the last one past its middle */
         big_put(w, m, number);
+    while (memory_os_size(w->memory, WORLD_DIR, KV_SEGMENT_SPARE) < 0)
+        usleep(1000); /* the next one is on its way: not made of what is let go now */
     atomic_store(&keeper.hold, true);
     CHECK_OK(kv_checkpoint(w->db, NULL, NULL, &w->err), &w->err);
-    /* Until the keeper has taken what was let go.  A leader that needs a segment meanwhile waits for it, so: no more
-     * than fills the half of one. */
-    for (unsigned i = 0; !atomic_load(&keeper.held) && i < 4; i++, number++) {
+    /* Until the keeper takes what was let go, for the one after the next.  A leader that needs a segment meanwhile
+     * waits for it, so: no more than fills a little more than the half of the next one. */
+    for (unsigned begun = atomic_load(&keeper.begun); atomic_load(&keeper.begun) == begun; number++)
         big_put(w, m, number);
-        usleep(20000);
-    }
-    if (!atomic_load(&keeper.held))
-        FAIL("the keeper did not come");
+    big_put(w, m, number++);
+    while (!atomic_load(&keeper.held))
+        usleep(1000);
     /* The log's own segment cannot be let go; so the next one must be begun without the keeper: it cannot.  A second
      * checkpoint finds one old segment, if there is one. */
     kv_stats stats;
@@ -631,8 +634,8 @@ static void test_older_file(void) {
         large_put(w, m, i, 0);
     CHECK_OK(kv_checkpoint(w->db, NULL, NULL, &w->err), &w->err);
     world_close(w);
+    atomic_store(&reader.armed, true); /* before the worker begins to load */
     world_open(w);
-    atomic_store(&reader.armed, true);
     crew_add(&crew, read_all_large, w);
     while (!atomic_load(&reader.held))
         usleep(1000);
