@@ -311,11 +311,15 @@ static void pressure_write(worker *me) {
     }
 }
 
+/* The first one was armed before the writers began. */
 static void pressure_fail(worker *me) {
     pressure *p = me->shared;
+    uint64_t seen = 0;
     while (!atomic_load(&p->done)) {
-        fault_os_heal(p->t->w->faults);
-        fault_os_fail(p->t->w->faults, FAULT_WRITE, 1 + random_below(&me->random, 8), ENOSPC, 0);
+        if (fault_os_failures(p->t->w->faults) > seen) { /* the last one has fired */
+            seen++;
+            fault_os_fail(p->t->w->faults, FAULT_WRITE, 1 + random_below(&me->random, 8), ENOSPC, 0);
+        }
         usleep(500);
     }
     fault_os_heal(p->t->w->faults);
@@ -326,6 +330,7 @@ static void run_pressure(kv_when_full when_full, kv_sync sync) {
     pressure p = {.t = &t, .evicts = when_full == KV_FULL_EVICT};
     crew writers = {0}, others = {0};
     kv_error err;
+    fault_os_fail(t.w->faults, FAULT_WRITE, 1, ENOSPC, 0);
     crew_add(&others, pressure_fail, &p);
     for (unsigned i = 0; i < 6; i++)
         crew_add(&writers, pressure_write, &p);
