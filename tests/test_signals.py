@@ -89,7 +89,7 @@ def test_a_thousand_signals_a_second(script, disk):
         for thread in threads:
             thread.start()
         count = 0
-        while count < 1000:
+        while count < 1000 or min(done) == 0:
             count += len(os.read(read, 10_000))
         stop = True
         for thread in threads:
@@ -103,7 +103,6 @@ def test_a_thousand_signals_a_second(script, disk):
     )
     signals, *done = map(int, out.split())
     print(f"{signals} signals, {sum(done)} writes")
-    assert min(done) > 0
     with disk.open() as store:
         assert_holds(store, {b"%d %d" % (n, i): b"v" * (i * 97 % 5000) for n in range(4) for i in range(done[n])})
 
@@ -226,12 +225,14 @@ def test_keyboard_interrupt_reaches_the_main_thread_while_others_write(script, p
         for thread in threads:
             thread.start()
         for _ in range(3):
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
             try:
                 i = 0
                 while True:
                     i += 1
                     store["main"] = str(i)
+                    if i == 1:
+                        timer.start()
             except KeyboardInterrupt:
                 print("interrupted", flush=True)
         before = sum(done)
