@@ -84,6 +84,8 @@ def test_daemon_threads_that_write_at_the_end(script, path, mode, close):
         for name in range(6):
             threading.Thread(target=work, args=(name,), daemon=True).start()
         time.sleep(0.3)
+        while min(done) == 0:
+            time.sleep(0.01)
         {close}
         print(*done, flush=True)
         """,
