@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import pytest
 
@@ -366,11 +367,13 @@ def test_fork_while_others_open_and_close(disk, tmp_path):
     try:
         for number in range(15):
             assert in_child(child) == (0, str(number + 1))
+        while min(rounds) == 0 and not errors:
+            time.sleep(0.01)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert errors == [] and min(rounds) > 0
+    assert errors == []
     for name in range(3):
         with pykv.open(tmp_path / f"{name}", **disk.options) as store:
             assert store == {b"n": b"%d" % rounds[name]}
