@@ -89,7 +89,13 @@ def test_a_failed_sync_is_an_error_for_each_reply(disk, tmp_path):
         raw.send(request("SET", "a", 1) + request("PING") + request("GET", "a") + request("GET", "old"))
         raw.send(request("MULTI") + request("SET", "b", 1) + request("INCR", "b") + request("EXEC"))
         other.send(request("GET", "a"))
-        time.sleep(0.1)
+        with Raw(process.address) as third:
+
+            def have_run():  # the last of each
+                clients = third.ask("CLIENT", "LIST")
+                return b" cmd=exec " in clients and b" cmd=get " in clients
+
+            wait_until(have_run)
         control.sync_fail = 1
         control.gate = 0
         assert raw.reply() == b"1"
