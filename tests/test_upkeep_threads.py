@@ -134,10 +134,9 @@ def test_expiry_under_threads(path, open_store, kind, tmp_path):
         time.sleep(0.1)
 
     crew.add(back_up)
-    crew.run(0.6)
+    crew.run(0.6, lambda: all(all(owner.seen.values()) for owner in owners))
     for owner in owners:
         owner.look_at_all(store)
-        assert all(owner.seen.values()), "nothing was tested"
     deadline = time.monotonic() + 20
     while len(store) != len(dict(store.items())):  # nothing may expire between the two
         assert time.monotonic() < deadline
