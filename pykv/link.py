@@ -358,6 +358,7 @@ def _alive(connection: Connection) -> bool:
 
 # Where redis-py has no class for an error: what it begins with, or has in it.
 BEGINNINGS: list[tuple[str, Callable[[str], Exception]]] = [
+    ("MISCONF No space", lambda text: _core.StorageError(errno.ENOSPC, text)),  # of pykv's server
     ("MISCONF", lambda text: _core.FailedError(errno.EIO, text)),
     ("WRONGTYPE", lambda text: UnsupportedError("the key holds a Redis value that is no string")),
     ("increment or decrement would overflow", OverflowError),

@@ -1,5 +1,6 @@
 """Promises of the server about the disk: no reply before its write is there, none lost by a kill, errors and not lies."""
 
+import errno
 import os
 import random
 import subprocess
@@ -120,6 +121,10 @@ def test_full_disk(disk, tmp_path):
             raw.send(request("SET", "new", b"x" * 3_000_000) + request("GET", "old"))
             assert "MISCONF" in str(raw.reply())
             assert raw.reply() == b"1"
+        with pykv.connect("redis://{}:{}".format(*process.address)) as store:
+            with pytest.raises(pykv.StorageError) as refused:
+                store["new"] = b"x" * 3_000_000
+            assert refused.type is pykv.StorageError and refused.value.errno == errno.ENOSPC
         control.room = 0
         assert raw.ask("GET", "new") is None
         wait_until(lambda: raw.ask("SET", "new", 2) == b"OK")

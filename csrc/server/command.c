@@ -119,9 +119,11 @@ static void describe_failure(const kv_error *err, char *text, size_t size) {
     case KV_ERR_NOMEM:
         (void)snprintf(text, size, "OOM out of memory");
         break;
+    case KV_ERR_NOSPACE: /* pykv/link.py knows it by its beginning */
+        (void)snprintf(text, size, "MISCONF No space, the write was undone: %s", err->message);
+        break;
     case KV_ERR_FAILED:
     case KV_ERR_IO:
-    case KV_ERR_NOSPACE:
         (void)snprintf(text, size, "MISCONF Errors writing to the AOF file: %s", err->message);
         break;
     case KV_ERR_NOTINT:

@@ -741,7 +741,7 @@ static void test_failures_as_text(void) {
                  {KV_ERR_NOMEM, "-OOM out of memory\n"},
                  {KV_ERR_FAILED, "-MISCONF Errors writing to the AOF file: it is so\n"},
                  {KV_ERR_IO, "-MISCONF Errors writing to the AOF file: it is so\n"},
-                 {KV_ERR_NOSPACE, "-MISCONF Errors writing to the AOF file: it is so\n"},
+                 {KV_ERR_NOSPACE, "-MISCONF No space, the write was undone: it is so\n"},
                  {KV_ERR_NOTINT, "-ERR value is not an integer or out of range\n"},
                  {KV_ERR_RANGE, "-ERR increment or decrement would overflow\n"},
                  {KV_ERR_LIMIT, "-ERR string exceeds maximum allowed size (proto-max-bulk-len)\n"},
