@@ -109,6 +109,30 @@ def test_a_block_that_is_an_old_one_again(tmp_path):
     check_place(refused(folder, **manual), log(folder, 1), end.end)
 
 
+def test_what_stands_behind_a_close_frame_is_not_reached(tmp_path, open_store):
+    """As before, and the disk has lost the first frame behind the mark, too: nothing says that it was there."""
+    folder, manual = tmp_path / "store", {"checkpoint_log_ratio": None, "sync": "never"}
+    with pykv.open(folder, **manual) as store:
+        store[b"a"] = b"1"
+    closed = log(folder, 1).read_bytes()
+    (end,) = (frame for frame in read_store(folder)[1][0].frames if frame.kind == CLOSE)
+    with pykv.open(folder, **manual) as store:
+        store[b"b"] = b"lost"
+        store[b"c"] = b"a trace of it is left"
+        shutil.copytree(folder, tmp_path / "killed")
+    folder = tmp_path / "killed"
+    lost, kept = read_store(folder)[1][0].frames[-2:]
+    assert (lost.offset, kept.offset) == (end.end, lost.end), "two frames behind the mark"
+    change(log(folder, 1), end.offset, closed[end.offset : lost.end])
+    with open_store(folder, **manual) as store:
+        assert store.recovery["bytes_cut"] > 0 and not store.recovery["clean"]
+        assert dict(store) == {b"a": b"1"}
+        store[b"d"] = b"kept"  # as long as what was lost
+        shutil.copytree(folder, tmp_path / "again")
+    with open_store(tmp_path / "again", **manual) as store:
+        assert dict(store) == {b"a": b"1", b"d": b"kept"}
+
+
 # ---- Flipped bytes ------------------------------------------------------------------------------
 
 

@@ -347,16 +347,17 @@ static kv_status read_last_segment(reader *r, uint64_t *lsn, bool read_only, kv_
         return kv_fail_corrupt(err, path, -1, "this segment of the log is missing: the one before "
                                               "says that the log goes on in it");
     }
-    torn_end = kv_segment_offset(r->segment, *lsn);
+    uint64_t bad = kv_segment_offset(r->segment, *lsn);
     /* Behind a closing frame nothing was written (reopen_log); version 1 did not promise that.  A little is looked at
-     * all the same: a disk that has lost the mark shows the closing frame that it replaced, and frames behind it. */
+     * all the same: a disk that has lost the mark shows the closing frame that it replaced, and frames behind it.  Then
+     * it is a frame as any other: what stands behind it must not be reached by the frames that will be written. */
     bool closed = r->last_kind == KV_FRAME_CLOSE && r->segment->header.version >= 2;
     status = look_on(r, *lsn, closed ? BEHIND_CLOSE : UINT64_MAX, &torn_end, err);
+    if (status == KV_OK && closed && torn_end > bad)
+        status = look_on(r, *lsn, UINT64_MAX, &torn_end, err);
     if (status < 0)
         return status;
-    if (closed)
-        torn_end = kv_segment_offset(r->segment, *lsn);
-    info->bytes_cut = torn_end - kv_segment_offset(r->segment, *lsn);
+    info->bytes_cut = torn_end - bad;
     /* Even then the close frame itself may be in the page cache only (its sync failed, say), and a hole in
      * its place would look like damage later. */
     info->clean = r->last_kind == KV_FRAME_CLOSE && info->bytes_cut == 0;

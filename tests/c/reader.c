@@ -232,14 +232,27 @@ static bool read_frames(reading *r, const segment *s, uint64_t limit, kv_frame_k
     }
 }
 
+/* From one offset to another: nothing that an open would cut. */
+static bool is_bare(const segment *s, uint64_t from, uint64_t to) {
+    kv_frame_header h;
+    for (uint64_t at = from; s->header.recycled && at + KV_FRAME_HEADER_SIZE <= to; at += KV_FRAME_ALIGNMENT)
+        if (header_at(s, at, &h))
+            return false;
+    for (uint64_t at = from; !s->header.recycled && at < to; at++)
+        if (s->bytes[at] != 0)
+            return false;
+    return true;
+}
+
 /* The last segment, whose frames end at r->lsn: is there a later one that knew of it? */
 static bool judge_end(reading *r, const segment *s, kv_frame_kind last) {
     kv_frame_header h;
     if (last == KV_FRAME_END)
         return refuse(r, "the segment after an end frame is missing");
     uint64_t start = KV_SEGMENT_HEADER_SIZE + (r->lsn - s->header.start_lsn), size = s->size;
-    if (last == KV_FRAME_CLOSE && s->header.version >= 2 && size - start > 1 << 20)
-        size = start + (1 << 20);
+    if (last == KV_FRAME_CLOSE && s->header.version >= 2 && size - start > 1 << 20 &&
+        is_bare(s, start, start + (1 << 20)))
+        return true;
     for (uint64_t at = start; at + KV_FRAME_HEADER_SIZE <= size; at += KV_FRAME_ALIGNMENT)
         if (header_at(s, at, &h) && h.durable_lsn > r->lsn)
             return refuse(r, "a frame that was on disk is damaged");
