@@ -529,6 +529,7 @@ def test_a_handler_that_raises_ends_the_call_and_nothing_else(path):
             try:
                 timer.start()
                 store.checkpoint(progress=lambda done, total: None)
+                timer.join()
                 time.sleep(1)
             except KeyboardInterrupt:
                 ended += 1
