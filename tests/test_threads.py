@@ -475,9 +475,10 @@ def test_opening_a_path_while_its_last_handle_closes(disk):
 def test_durable_writes_of_many_threads_share_their_syncs(tmp_path, open_store):
     """Group commit: 32 threads need far fewer syncs than commits."""
     store = open_store(tmp_path / "store", sync="always")
-    crew = Crew()
+    crew, barrier = Crew(), threading.Barrier(32)
 
     def write(name):
+        barrier.wait()  # who begins when others are done has nobody to share with
         for i in range(50):
             store.put(b"%d %d" % (name, i), b"v" * 100)
 
