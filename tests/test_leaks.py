@@ -267,8 +267,18 @@ def test_opening_and_closing_leaves_nothing(script, path):
     out, _ = script.run(
         MEASURE.split("class Number")[0]
         + """
+import time
+
+
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+
 def descriptors():
-    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    deadline = time.monotonic() + 30
+    while tasks() > at_first and time.monotonic() < deadline:
+        time.sleep(0.001)  # a thread that was joined may still stand there
+    return len(os.listdir("/proc/self/fd")), tasks()
 
 
 def visit(i):
@@ -288,6 +298,7 @@ def visit(i):
     memory.close()
 
 
+at_first = tasks()
 for i in range(20):
     visit(i)
 before = in_use(), descriptors()
