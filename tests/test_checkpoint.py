@@ -474,9 +474,13 @@ def test_other_threads_run_meanwhile(large):
     thread = threading.Thread(target=run)
     thread.start()
     time.sleep(0.01)
-    before = count
-    large.checkpoint()
-    during = count - before
+    for _ in range(20):  # on a busy machine the thread may have no processor during one of them
+        before = count
+        large.checkpoint()
+        during = count - before
+        if during > 3:
+            break
+        large[b"0 0"] = b"v"
     stop = True
     thread.join()
     assert during > 3
