@@ -1,6 +1,8 @@
 """A real redis-server for a test: its own process, folder and socket."""
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,9 +15,12 @@ import pytest
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port to listen on a moment later: below those that a system gives to whoever asks for any, as clients do."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisServer:

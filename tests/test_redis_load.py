@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import pytest
+from servers import free_port
 
 import pykv
 from pykv import dumping, staging
@@ -438,9 +439,7 @@ redis = pytest.mark.skipif(
 class Redis:
     def __init__(self, folder):
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         options = ["--port", self.port, "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "yes",
                    "--aof-use-rdb-preamble", "no", "--appendfsync", "no", "--aof-timestamp-enabled", "yes"]  # fmt: skip
         self.process = subprocess.Popen(
