@@ -14,6 +14,7 @@ import types
 
 import pytest
 from servers import RedisServer, free_port
+from serving import wait_until
 from stand_in import StandIn
 
 import pykv
@@ -469,15 +470,22 @@ WRITES = {
 }
 
 
+def wait_for(store, seconds):
+    """The server may take so long for an answer, on connections that are made from now on."""
+    store._link._timeout = seconds
+
+
 @pytest.mark.parametrize("fault", ["drop", "lost", "silent"])
 @pytest.mark.parametrize("name", WRITES)
 def test_a_write_is_never_sent_twice(stand_in, connect, name, fault):
-    store = connect(stand_in.url, timeout=0.5)
+    store = connect(stand_in.url, timeout=0.5 if fault == "silent" else 30)
+    wait_for(store, 30)
     stand_in.faults[name] = [fault]
     with pytest.raises(pykv.ConnectionLostError, match="may have been done") as caught:
         WRITES[name](store)
     assert caught.value.maybe_done is True
     assert caught.value.errno == (errno.ETIMEDOUT if fault == "silent" else errno.ECONNRESET)
+    wait_until(lambda: stand_in.count(name) > 0)
     assert stand_in.count(name) == 1
     WRITES[name](store)
     assert stand_in.count(name) == 2
@@ -485,8 +493,8 @@ def test_a_write_is_never_sent_twice(stand_in, connect, name, fault):
 
 @pytest.mark.parametrize("fault", ["drop", "lost", "silent", "-LOADING still loading"])
 def test_a_read_is_sent_again(stand_in, connect, fault):
-    store = connect(stand_in.url, timeout=0.5)
-    store["k"] = "v"
+    store = connect(stand_in.url, timeout=0.5 if fault == "silent" else 30, retries=30)
+    stand_in.data[b"k"] = b"v"
     for name, read in {
         "GET": lambda: store["k"] == b"v",
         "MGET": lambda: store.get_many(["k", "x"]) == [b"v", None],
@@ -793,7 +801,8 @@ def test_more_threads_than_connections(redis_server, connect, store):
 
 @pytest.mark.parametrize("retries", [0, 5])
 def test_no_connection_comes_free(stand_in, connect, retries):
-    store = connect(stand_in.url, max_connections=1, timeout=0.5, retries=retries)
+    store = connect(stand_in.url, max_connections=1, retries=retries)
+    wait_for(store, 0.5)
     release = threading.Event()
     thread = threading.Thread(target=lambda: store._link.run(lambda connection: release.wait()))
     thread.start()
