@@ -326,7 +326,7 @@ def test_histories(tmp_path, open_store, rng, seed, request, often, kind, who):
 
 LIVES = 3  # of one store
 MOMENTS = ("before write log", "half write log", "before sync log", "before sync log", "after sync log")
-PATIENCE = 3  # seconds until a moment is not waited for any more
+PATIENCE = 30  # seconds until a moment is not waited for any more
 
 
 def last_look(store, options):
