@@ -16,6 +16,7 @@ import pytest
 
 import pykv
 from conftest import MODES
+from crash import journal
 from crash.victim import Victim, clear_away
 from histories import checker, worker
 from histories.checker import Call, NotLinearizable, TooWide, check, check_key, run
@@ -370,6 +371,9 @@ def test_histories_over_kills(tmp_path, rng, seed, request, mode):
     def kill(victim):
         victim.wait_for(b"opening")
         victim.wait_for(b"running")
+        journals = [victim.folder / f"{victim.generation}.{thread}" for thread in range(THREADS)]
+        while any(len(journal.read(path)) < 10 for path in journals) and victim.process.poll() is None:
+            time.sleep(0.005)
         time.sleep(0.05 + 0.2 * rng.random() ** 2)
         victim.kill()
 
