@@ -21,7 +21,7 @@
 #include "world.h"
 
 #define REOPEN_BEFORE 15u /* the step before which the store is closed and opened */
-#define HANG_SECONDS 60u  /* a run takes milliseconds; five seconds would be too long, but other programs run, too */
+#define HANG_SECONDS 300u /* a run takes milliseconds, but other programs run, too */
 
 #define BACKUP_DIR "backup"
 #define SALVAGE_DIR "salvaged"

@@ -35,8 +35,8 @@ class Victim:
 
     def wait_for(self, word):
         """Until the worker has said it; whatever it says instead is a failure to open."""
-        ready, _, _ = select.select([self.process.stdout], [], [], 60)
-        line = self.process.stdout.readline() if ready else b"nothing for 60 s"
+        ready, _, _ = select.select([self.process.stdout], [], [], 300)
+        line = self.process.stdout.readline() if ready else b"nothing for 300 s"
         if line.strip() != word:
             self.process.kill()
             pytest.fail(f"worker {self.generation} said {line!r}: {self.process.communicate()[1].decode()}")
