@@ -292,7 +292,7 @@ class Script:
         self._children.append(child)
         return child
 
-    def run(self, source, *args, timeout=60, status=0, **more):
+    def run(self, source, *args, timeout=300, status=0, **more):
         """Runs to the end, demands the exit status, and returns (standard output, error)."""
         child = self.start(source, *args, **more)
         try:

@@ -237,7 +237,7 @@ def test_no_call_leaks_memory(script, path, options):
     place = path if "sync" in options else ""
     count = 200 if "sync" in options else 400
     child = script.start(MEASURE, place, options, count, env=MALLOC)
-    out, err = child.communicate(timeout=300)
+    out, err = child.communicate(timeout=600)
     if child.returncode == 77:
         pytest.skip("this C library has no mallinfo2")
     assert child.returncode == 0, out + err
@@ -255,7 +255,7 @@ def test_the_sweep_knows_every_function():
 def test_no_error_leaks_here_or_in_a_child(script, quick_folder):
     """Every function, every wrong argument, every state of a store: see leak_sweep.py."""
     child = script.start("import leak_sweep; leak_sweep.main()", quick_folder, 12, env=MALLOC)
-    out, err = child.communicate(timeout=300)
+    out, err = child.communicate(timeout=600)
     if child.returncode == 77:
         pytest.skip("this C library has no mallinfo2")
     print(out)

@@ -476,7 +476,7 @@ def test_client_list_and_kill(server):
 
 def test_kill_many_at_once(server):
     clients = [Raw(server.address) for _ in range(600)]
-    with Raw(server.address, timeout=5) as raw:
+    with Raw(server.address) as raw:
         assert all(client.ask("PING") == b"PONG" for client in clients)
         assert raw.ask("CLIENT", "KILL", "TYPE", "normal") == 600
         assert all(client.at_end() for client in clients)
@@ -502,7 +502,7 @@ from serving import PATIENCE, Raw
 def ask():
     while True:
         try:
-            with Raw(("127.0.0.1", port), timeout=5) as raw:
+            with Raw(("127.0.0.1", port)) as raw:
                 listings.append(raw.ask("CLIENT", "LIST"))
             return
         except ConnectionRefusedError:
