@@ -148,10 +148,11 @@ def serve(
                     the longest request: in arguments, in bytes of one argument, in bytes of one
                     client, and of what all clients have sent and is not complete yet
     max_output_buffer
-                    bytes of replies that a client does not read; then it is disconnected
+                    bytes of replies that a client does not read; then it is disconnected, as it is
+                    when one request's answer is 16 MiB larger, which is not made to its end
     idle_timeout, request_timeout
-                    seconds after which a silent client, or a request that is half sent, is
-                    disconnected; 0: never
+                    seconds after which a client that neither sends nor reads anything, or a request
+                    that is half sent, is disconnected; 0: never
 
     None: the default.  The store stays usable: both see the same keys, and a client gets no reply
     about a write before it is as durable as the store's sync mode says.  Closing the store does not
