@@ -246,7 +246,7 @@ static PyObject *server_wait(PyObject *op, PyObject *args, PyObject *kwargs) {
     PyObject *timeout = Py_None;
     if (server == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", names, &timeout))
         return NULL;
-    double seconds = timeout != Py_None ? PyFloat_AsDouble(timeout) : -1.0;
+    double seconds = timeout != Py_None ? PyFloat_AsDouble(timeout) : INFINITY;
     if (seconds == -1.0 && PyErr_Occurred())
         return NULL;
     if (isnan(seconds)) {
@@ -258,10 +258,8 @@ static PyObject *server_wait(PyObject *op, PyObject *args, PyObject *kwargs) {
     const double longest = 1e6; /* seconds of one poll */
     double deadline = monotonic_seconds() + seconds;
     for (;;) {
-        double left = timeout == Py_None ? -1.0 : deadline - monotonic_seconds();
-        int ms = timeout == Py_None ? -1
-                 : left <= 0.0      ? 0
-                                    : (int)((left < longest ? left : longest) * 1000.0 + 0.999);
+        double left = deadline - monotonic_seconds();
+        int ms = left <= 0.0 ? 0 : (int)((left < longest ? left : longest) * 1000.0 + 0.999);
         struct pollfd fd = {.fd = kv_server_stop_fd(server), .events = POLLIN};
         PyThreadState *thread = PyEval_SaveThread();
         int ready = poll(&fd, 1, ms);

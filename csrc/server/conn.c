@@ -334,6 +334,11 @@ static ssize_t send_pieces(kv_conn *conn, struct iovec *pieces, size_t count) {
     return errno == EAGAIN || errno == EWOULDBLOCK ? KV_TLS_AGAIN : KV_TLS_FAILED;
 }
 
+static void close_over_limit(kv_conn *conn) {
+    atomic_fetch_add_explicit(&conn->loop->server->counters.output_limit_closes, 1, memory_order_relaxed);
+    kv_conn_close(conn);
+}
+
 /* Sends what may be sent, and no more than a turn's bytes: a socket whose client reads as fast as we write takes for
  * ever.  Closes the connection when it is broken, or done. */
 static void send_some(kv_conn *conn) {
@@ -342,8 +347,9 @@ static void send_some(kv_conn *conn) {
     kv_loop *loop = conn->loop;
     if (client->close_now || reply->broken) {
         if (kv_reply_is_full(reply))
-            atomic_fetch_add_explicit(&loop->server->counters.output_limit_closes, 1, memory_order_relaxed);
-        kv_conn_close(conn);
+            close_over_limit(conn);
+        else
+            kv_conn_close(conn);
         return;
     }
     uint64_t limit = conn->holds != NULL ? conn->holds->start : reply->end;
@@ -379,8 +385,7 @@ static void send_some(kv_conn *conn) {
         if (client->close_after_reply || (conn->ended && !conn->more_to_run && !conn->in_later))
             kv_conn_close(conn);
     } else if (reply->memory_bytes > max) {
-        atomic_fetch_add_explicit(&loop->server->counters.output_limit_closes, 1, memory_order_relaxed);
-        kv_conn_close(conn);
+        close_over_limit(conn);
     } else if (conn->more_to_send) {
         kv_loop_again(loop, conn);
     }

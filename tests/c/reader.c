@@ -235,11 +235,13 @@ static bool read_frames(reading *r, const segment *s, uint64_t limit, kv_frame_k
 /* From one offset to another: nothing that an open would cut. */
 static bool is_bare(const segment *s, uint64_t from, uint64_t to) {
     kv_frame_header h;
-    for (uint64_t at = from; s->header.recycled && at + KV_FRAME_HEADER_SIZE <= to; at += KV_FRAME_ALIGNMENT)
+    if (!s->header.recycled) {
+        while (from < to && s->bytes[from] == 0)
+            from++;
+        return from == to;
+    }
+    for (uint64_t at = from; at + KV_FRAME_HEADER_SIZE <= to; at += KV_FRAME_ALIGNMENT)
         if (header_at(s, at, &h))
-            return false;
-    for (uint64_t at = from; !s->header.recycled && at < to; at++)
-        if (s->bytes[at] != 0)
             return false;
     return true;
 }
@@ -249,11 +251,11 @@ static bool judge_end(reading *r, const segment *s, kv_frame_kind last) {
     kv_frame_header h;
     if (last == KV_FRAME_END)
         return refuse(r, "the segment after an end frame is missing");
-    uint64_t start = KV_SEGMENT_HEADER_SIZE + (r->lsn - s->header.start_lsn), size = s->size;
-    if (last == KV_FRAME_CLOSE && s->header.version >= 2 && size - start > 1 << 20 &&
+    uint64_t start = KV_SEGMENT_HEADER_SIZE + (r->lsn - s->header.start_lsn);
+    if (last == KV_FRAME_CLOSE && s->header.version >= 2 && s->size - start > 1 << 20 &&
         is_bare(s, start, start + (1 << 20)))
         return true;
-    for (uint64_t at = start; at + KV_FRAME_HEADER_SIZE <= size; at += KV_FRAME_ALIGNMENT)
+    for (uint64_t at = start; at + KV_FRAME_HEADER_SIZE <= s->size; at += KV_FRAME_ALIGNMENT)
         if (header_at(s, at, &h) && h.durable_lsn > r->lsn)
             return refuse(r, "a frame that was on disk is damaged");
     return true;
