@@ -89,10 +89,11 @@ struct kv_log {
     uint8_t *kept_memory; /* for the next group */
     size_t kept_size;
     bool direct; /* as the newest frame was written: for statistics */
-    uint64_t spare_size;
+    uint64_t spare_size; /* written by leaders */
     bool small_frames; /* of late: the next segment is better written full of zeros */
     kv_file spare; /* SPARE_READY */
     bool spare_recycled;
+    bool spares_dropped; /* none is made ahead, and none is kept */
     uint64_t recycled_size; /* of recycled.log; 0: there is none */
     kv_log_segment *segments_list; /* the log's files but the last one, in order */
     size_t segments_count, segments_capacity;
@@ -354,8 +355,43 @@ static kv_status write_frame(kv_log *log, uint8_t *frame, size_t size, kv_frame_
                              : kv_file_write(file, frame, padded, offset, done, err);
 }
 
-/* Makes the spare of the recycled file, when there is one of at least that size.  Called by the keeper while it is
- * making a spare, or by a leader while it is not.  The name stays taken until it
+/* ---- The spare -------------------------------------------------------------------------------------
+ *
+ * Who set SPARE_MAKING, and nobody else, makes or removes files called spare.log and recycled.log, until it sets
+ * something else.  Two have them beside it: the leader that took a spare, until it has renamed it (no spare is wanted
+ * before that), and let_go, which makes a recycled.log where there is none. */
+
+static void set_spare_locked(kv_log *log, spare_state state) {
+    atomic_store_explicit(&log->spare_word, state, memory_order_relaxed);
+}
+
+/* With SPARE_MAKING set by this thread, from then on. */
+static void end_making(kv_log *log, spare_state state) {
+    LOCK(log);
+    set_spare_locked(log, state);
+    UNLOCK(log);
+    kv_futex_wake(&log->spare_word, KV_FUTEX_ALL);
+}
+
+/* Sets SPARE_MAKING, when nobody else has, and gives what there was: a file if SPARE_READY. */
+static spare_state begin_making(kv_log *log, kv_file *spare, bool *recycled) {
+    for (;;) {
+        LOCK(log);
+        spare_state state = atomic_load_explicit(&log->spare_word, memory_order_relaxed);
+        if (state == SPARE_READY) {
+            *spare = log->spare;
+            *recycled = log->spare_recycled;
+            log->spare.fd = -1;
+        }
+        set_spare_locked(log, SPARE_MAKING);
+        UNLOCK(log);
+        if (state != SPARE_MAKING)
+            return state;
+        kv_futex_wait(&log->spare_word, SPARE_MAKING, KV_FUTEX_FOREVER);
+    }
+}
+
+/* Makes the spare of the recycled file, when there is one of at least that size.  The name stays taken until it
  * has been renamed: another file of that name (let_go) would be renamed in the place of the one that is open. */
 static bool use_recycled(kv_log *log, uint64_t size, kv_file *spare) {
     LOCK(log);
@@ -379,28 +415,17 @@ static bool writes_zeros(const kv_log *log) {
 /* The spare that the keeper made, or one made here and now. */
 static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, bool *recycled,
                             kv_error *err) {
-    for (;;) {
-        LOCK(log);
-        spare_state state = atomic_load_explicit(&log->spare_word, memory_order_relaxed);
-        bool fits = state == SPARE_READY && log->spare_size >= size;
-        if (fits) {
-            *spare = log->spare;
-            *recycled = log->spare_recycled;
-            log->spare.fd = -1;
-        } else if (state == SPARE_READY) {
-            kv_file_close(&log->spare);
-        }
-        if (state != SPARE_MAKING)
-            atomic_store_explicit(&log->spare_word, SPARE_NONE, memory_order_relaxed);
-        UNLOCK(log);
-        if (fits)
-            return KV_OK;
-        if (state != SPARE_MAKING)
-            break;
-        kv_futex_wait(&log->spare_word, SPARE_MAKING, KV_FUTEX_FOREVER);
+    kv_status status = KV_OK;
+    if (begin_making(log, spare, recycled) == SPARE_READY && log->spare_size >= size) {
+        end_making(log, SPARE_NONE);
+        return KV_OK;
     }
+    kv_file_close(spare);
     *recycled = use_recycled(log, size, spare);
-    return *recycled ? KV_OK : kv_segment_prepare(spare, log->dir, size, writes_zeros(log), err);
+    if (!*recycled)
+        status = kv_segment_prepare(spare, log->dir, size, writes_zeros(log), err);
+    end_making(log, SPARE_NONE);
+    return status;
 }
 
 static uint64_t next_segment_size(const kv_log *log, uint64_t frame_size) {
@@ -630,10 +655,10 @@ static void publish_locked(kv_log *log, kv_group *g) {
     if (g->size > 0)
         log->unmarked = g->kind == KV_FRAME_COMMITS;
     uint64_t half = log->segment.header.file_size / 2;
-    if (room_left(log) < half && !log->closing &&
+    if (room_left(log) < half && !log->closing && !log->spares_dropped &&
         atomic_load_explicit(&log->spare_word, memory_order_relaxed) == SPARE_NONE) {
         log->spare_size = next_segment_size(log, 0);
-        atomic_store_explicit(&log->spare_word, SPARE_WANTED, memory_order_relaxed);
+        set_spare_locked(log, SPARE_WANTED);
         wake_keeper(log);
     }
 }
@@ -933,7 +958,7 @@ static bool let_go(kv_log *log, const kv_log_segment *old, kv_log_remove remove,
     char name[sizeof log->spare.name];
     kv_segment_name(old->sequence, name);
     LOCK(log);
-    bool recycle = log->recycled_size == 0 && !log->closing &&
+    bool recycle = log->recycled_size == 0 && !log->closing && !log->spares_dropped &&
                    old->file_size == kv_segment_size_for(0, log->options->segment_size_max);
     UNLOCK(log);
     if (!recycle)
@@ -965,6 +990,34 @@ void kv_log_drop_before(kv_log *log, uint64_t sequence, kv_log_remove remove, vo
     }
 }
 
+void kv_log_drop_spares(kv_log *log) {
+    kv_file spare = KV_FILE_CLOSED;
+    bool recycled;
+    LOCK(log);
+    log->spares_dropped = true;
+    UNLOCK(log);
+    if (begin_making(log, &spare, &recycled) == SPARE_READY) {
+        kv_file_close(&spare);
+        (void)!kv_dir_unlink(log->dir, KV_SEGMENT_SPARE, NULL);
+    }
+    LOCK(log);
+    bool unlink = log->recycled_size > 0;
+    UNLOCK(log);
+    if (unlink) {
+        (void)!kv_dir_unlink(log->dir, KV_SEGMENT_RECYCLED, NULL);
+        LOCK(log);
+        log->recycled_size = 0;
+        UNLOCK(log);
+    }
+    end_making(log, SPARE_NONE);
+}
+
+void kv_log_allow_spares(kv_log *log) {
+    LOCK(log);
+    log->spares_dropped = false;
+    UNLOCK(log);
+}
+
 /* ---- The keeper -------------------------------------------------------------------------------------- */
 
 static void make_spare(kv_log *log) {
@@ -974,7 +1027,7 @@ static void make_spare(kv_log *log) {
     uint64_t size = log->spare_size;
     bool written = writes_zeros(log);
     if (wanted)
-        atomic_store_explicit(&log->spare_word, SPARE_MAKING, memory_order_relaxed);
+        set_spare_locked(log, SPARE_MAKING);
     UNLOCK(log);
     if (!wanted)
         return;
@@ -986,10 +1039,8 @@ static void make_spare(kv_log *log) {
     if (made)
         log->spare = spare;
     log->spare_recycled = recycled;
-    atomic_store_explicit(&log->spare_word, made ? SPARE_READY : SPARE_NONE,
-                          memory_order_relaxed);
     UNLOCK(log);
-    kv_futex_wake(&log->spare_word, KV_FUTEX_ALL);
+    end_making(log, made ? SPARE_READY : SPARE_NONE);
 }
 
 /* Does what is due, and says whether there will be more without anybody's doing.  `seen_lsn`: the

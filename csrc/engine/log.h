@@ -114,6 +114,11 @@ uint64_t kv_log_full_bytes(kv_log *log);
 typedef kv_status (*kv_log_remove)(void *arg, const char *name);
 void kv_log_drop_before(kv_log *log, uint64_t sequence, kv_log_remove remove, void *arg);
 
+/* Room is wanted more urgently than segments that are ready before they are needed: those there are go, and none are
+ * made or kept until they are allowed again.  A leader that needs one makes one all the same.  No locks may be held. */
+void kv_log_drop_spares(kv_log *log);
+void kv_log_allow_spares(kv_log *log);
+
 /* Around a rename to a name that counts and the sync of the directory after it, which belong together: of a sync that
  * fails, the system tells one of those who sync at that moment, and may have forgotten the names of all. */
 void kv_log_begin_naming(kv_log *log);

@@ -11,6 +11,8 @@
  *   3. it gets its name; directory synced         either state: both files are whole, and the log is there for both
  *   4. old segments go, oldest first              the new one; what is left of the old is removed by the next open
  *   5. the old checkpoint goes, or gets another name to be written over by the next one             likewise
+ *
+ * Without room, it is tried once more, with that of the log's next segments: see kv_log_drop_spares.
  */
 #include <errno.h>
 #include <time.h>
@@ -91,6 +93,9 @@ static void walk_end(walk *w) {
     if (atomic_exchange(&store->snapshots_hold, false))
         kv_store_prune_all(store);
     kv_mem_free(w->entries);
+    w->entries = NULL;
+    w->capacity = 0;
+    w->reported = 0;
 }
 
 /* The shard at the hash; *next: where the next one begins, 0 behind the last. */
@@ -192,7 +197,7 @@ static kv_status walk_all(walk *w, const _Atomic bool *stop, kv_error *err) {
 
 /* ---- Checkpoints -------------------------------------------------------------------------------- */
 
-static kv_status make_checkpoint(walk *w, uint64_t *sequence, kv_error *err) {
+static kv_status write_checkpoint(walk *w, uint64_t *sequence, kv_error *err) {
     kv_store *store = w->store;
     if (kv_log_failed(store->log, err)) /* it could not be published */
         return KV_ERR_FAILED;
@@ -282,26 +287,44 @@ static void drop_older(walk *w, uint64_t newest) {
     }
 }
 
+/* KV_UNCHANGED: the one that there is will do. */
+static kv_status make_checkpoint(walk *w, uint64_t *sequence, uint64_t *size, kv_error *err) {
+    kv_store *store = w->store;
+    walk_begin(w);
+    kv_status status = KV_UNCHANGED;
+    if (store->checkpoint_bytes == 0 || store->checkpoint_lsn != w->lsn)
+        status = write_checkpoint(w, sequence, err);
+    if (status == KV_ERR_FORKED)
+        return status;
+    walk_end(w);
+    if (w->writer != NULL) {
+        *size = kv_checkpoint_size(w->writer);
+        kv_checkpoint_writer_destroy(w->writer);
+        w->writer = NULL;
+    }
+    return status;
+}
+
 kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, kv_error *err) {
     kv_error local = {0};
-    uint64_t sequence = 0;
+    uint64_t sequence = 0, size = 0;
     walk w = {.store = store, .progress = progress, .arg = arg};
     kv_futex_take(&store->saving);
-    walk_begin(&w);
-    kv_status status = KV_OK;
-    bool needed = store->checkpoint_bytes == 0 || store->checkpoint_lsn != w.lsn;
-    if (needed)
-        status = make_checkpoint(&w, &sequence, &local);
+    kv_status status = make_checkpoint(&w, &sequence, &size, &local);
+    bool short_of_room = status == KV_ERR_NOSPACE;
+    if (short_of_room) { /* once more, with the room of what the log keeps ready, or was just making */
+        kv_log_drop_spares(store->log);
+        status = make_checkpoint(&w, &sequence, &size, &local);
+    }
     if (status == KV_ERR_FORKED) {
         if (err != NULL)
             *err = local;
         return status;
     }
-    walk_end(&w);
-    uint64_t size = w.writer != NULL ? kv_checkpoint_size(w.writer) : 0;
-    if (w.writer != NULL)
-        kv_checkpoint_writer_destroy(w.writer);
-    if (needed && status == KV_OK) {
+    bool made = status == KV_OK;
+    if (status == KV_UNCHANGED)
+        status = KV_OK;
+    if (made) {
         kv_log_drop_before(store->log, sequence, remove_slowly, &w);
         /* Every shard is in memory now: the walk has seen to it. */
         if (store->checkpoint != NULL && kv_table_loader_is_done(&store->table))
@@ -316,11 +339,13 @@ kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, 
         local.status = KV_OK;
     if (status != KV_ERR_CANCELLED)
         store->checkpoint_error = local;
-    if (needed && status == KV_OK) {
+    if (made) {
         store->checkpoint_lsn = w.lsn;
         store->checkpoint_bytes = size;
     }
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
+    if (short_of_room)
+        kv_log_allow_spares(store->log);
     kv_futex_give_back(&store->saving);
     if (status < 0 && err != NULL)
         *err = local;

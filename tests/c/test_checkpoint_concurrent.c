@@ -566,6 +566,114 @@ static void test_recycled_while_another_is_let_go(void) {
     world_destroy(w);
 }
 
+/* ---- A disk with little room --------------------------------------------------------------------------------- */
+
+/* While `little`, there is room for a checkpoint or for what the log keeps ready, its next segments, but not for
+ * both; while `none`, not for a checkpoint, either. */
+static struct {
+    memory_os *memory;
+    int checkpoint; /* the newest checkpoint.tmp */
+    _Atomic bool little, none, hold, held;
+} room;
+
+static int noted_open(void *ctx, int dir, const char *name, kv_open_mode mode) {
+    const kv_os *os = fault_os_table(ctx);
+    int file = os->open(os->ctx, dir, name, mode);
+    if (strcmp(name, KV_CHECKPOINT_NEW) == 0)
+        room.checkpoint = file;
+    return file;
+}
+
+static bool is_there(const char *name) {
+    return memory_os_size(room.memory, WORLD_DIR, name) >= 0;
+}
+
+static int64_t write_in_little_room(void *ctx, int file, const void *buffer, size_t size, uint64_t offset) {
+    const kv_os *os = fault_os_table(ctx);
+    bool ready = is_there(KV_SEGMENT_SPARE) || is_there(KV_SEGMENT_RECYCLED);
+    if (file != room.checkpoint || !atomic_load(&room.little) || (!ready && !atomic_load(&room.none)))
+        return os->write(os->ctx, file, buffer, size, offset);
+    atomic_store(&room.hold, false);
+    return -ENOSPC;
+}
+
+/* The keeper has used up the room when the checkpoint needs it, and gives it back a little later. */
+static int held_reserve(void *ctx, int file, uint64_t size) {
+    const kv_os *os = fault_os_table(ctx);
+    if (!atomic_load(&room.hold))
+        return os->reserve(os->ctx, file, size);
+    atomic_store(&room.held, true);
+    while (atomic_load(&room.hold))
+        usleep(1000);
+    usleep(20000);
+    return -ENOSPC;
+}
+
+static bool spare_is_there(void) {
+    return is_there(KV_SEGMENT_SPARE);
+}
+
+static bool keeper_is_held(void) {
+    return atomic_load(&room.held);
+}
+
+/* The keeper makes the next segment when one is half full; who is faster than that begins it himself. */
+static void put_until(world *w, model *m, unsigned *number, bool (*done)(void)) {
+    do {
+        big_put(w, m, (*number)++);
+        for (unsigned i = 0; i < 20 && !done(); i++)
+            usleep(1000);
+    } while (!done());
+}
+
+/* Until a checkpoint has kept a segment: the keeper may have made the next one of it at once. */
+static void recycle(world *w, model *m, unsigned *number) {
+    do {
+        for (unsigned i = 0; i < 20; i++)
+            big_put(w, m, (*number)++);
+        CHECK_OK(kv_checkpoint(w->db, NULL, NULL, &w->err), &w->err);
+    } while (!is_there(KV_SEGMENT_RECYCLED));
+}
+
+static void test_little_room(void) {
+    enum { SPARE, RECYCLED, MAKING, NONE, CASES };
+    for (int what = SPARE; what < CASES; what++) {
+        world *w = world_create();
+        model *m = model_create();
+        unsigned number = 0;
+        memset(&room, 0, sizeof room);
+        room.memory = w->memory;
+        w->os.open = noted_open;
+        w->os.write = write_in_little_room;
+        w->os.reserve = held_reserve;
+        w->options.sync = KV_SYNC_NEVER; /* so that a segment's room is reserved, not written */
+        w->options.segment_size_min = w->options.segment_size_max;
+        world_open(w);
+        if (what == RECYCLED)
+            recycle(w, m, &number);
+        atomic_store(&room.hold, what == MAKING);
+        put_until(w, m, &number, what == MAKING ? keeper_is_held : spare_is_there);
+        atomic_store(&room.none, what == NONE);
+        atomic_store(&room.little, true);
+        kv_status status = kv_checkpoint(w->db, NULL, NULL, &w->err);
+        if (what == NONE)
+            CHECK_STATUS(status, KV_ERR_NOSPACE, &w->err);
+        else
+            CHECK_OK(status, &w->err);
+        CHECK_EQ(world_stats(w).checkpoint_failures, what == NONE);
+        CHECK(!is_there(KV_SEGMENT_SPARE) && !is_there(KV_SEGMENT_RECYCLED));
+        /* Neither is missed, and with room the next one is made ahead again. */
+        put_until(w, m, &number, spare_is_there);
+        atomic_store(&room.little, false);
+        recycle(w, m, &number);
+        model_check(m, w->db);
+        world_cut_power(w);
+        world_open(w);
+        model_destroy(m);
+        world_destroy(w);
+    }
+}
+
 /* ---- The older file ------------------------------------------------------------------------------------------ */
 
 enum { LARGE = 12, LARGE_SIZE = 1 << 20 };
@@ -766,4 +874,4 @@ static void test_names_that_are_forgotten(void) {
 CHECK_MAIN(TEST(test_under_load), TEST(test_power_cuts_under_load), TEST(test_backup_under_load),
            TEST(test_loading_under_load), TEST(test_close_during_a_checkpoint),
            TEST(test_due_at_open), TEST(test_recycled_while_another_is_let_go),
-           TEST(test_older_file), TEST(test_names_that_are_forgotten))
+           TEST(test_little_room), TEST(test_older_file), TEST(test_names_that_are_forgotten))
