@@ -157,8 +157,11 @@ def checkpoint_and_backup(place):
     model = {b"%d" % i: b"%d" % i * 20_000 for i in range(60)}
     store.put_many(model)
     place.fill(leave=300_000)
-    assert refused(place.path, store.checkpoint)  # it has given up the next segment, if that was ready
+    refused(place.path, store.checkpoint)  # or not, with the room of the next segment; that is used up then
     place.fill(leave=300_000)
+    store.put(b"small", b"write")
+    assert refused(place.path, store.checkpoint)
+    model[b"small"] = b"write"
     room, files = place.room(), sorted(os.listdir(place.path))
     copy = place.folder / "copy"
     for _ in range(3):

@@ -267,7 +267,7 @@ class Sweep:
 
     def measure(self, name, state, todo, fill, more):
         """todo() makes so many calls; when each of some rounds takes something, that is a leak."""
-        count = max(3, self.rounds // 4) if name in SLOW else self.rounds
+        few = max(3, self.rounds // 4) if name in SLOW else self.rounds
         objects = [*watched([CALLS.get(name, {})]), *more]
 
         def rounds(count):
@@ -276,8 +276,10 @@ class Sweep:
             fill()
 
         rounds(3)
-        # What stays may grow for a while (tables, the interpreter's caches), but not for ever.
-        for _ in range(12):
+        # What stays may grow for a while (tables, the interpreter's caches), but not for ever; and not by as much for
+        # many rounds as for few.
+        for again in range(12):
+            count = few * (1 + again // 4)
             found = leak(rounds, objects, count)
             if found is None:
                 return
