@@ -164,6 +164,31 @@ static inline void random_fill(check_random *random, void *buffer, size_t size) 
         p[i] = (uint8_t)random_next(random);
 }
 
+/* ---- Hangs ----------------------------------------------------------------------------------- */
+
+/* One try at something that takes milliseconds. */
+typedef struct check_try {
+    uint64_t wall_ns, used_ns;
+} check_try;
+
+static inline uint64_t check_clock_ns(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static inline check_try check_begin(void) {
+    return (check_try){check_clock_ns(CLOCK_MONOTONIC), check_clock_ns(CLOCK_PROCESS_CPUTIME_ID)};
+}
+
+/* Has it hung, for 5 seconds more than a machine explains that has other things to do?  What hangs does so again:
+ * only three tries in a row show it. */
+static inline bool check_has_hung(check_try begin) {
+    uint64_t wall_ns = check_clock_ns(CLOCK_MONOTONIC) - begin.wall_ns;
+    uint64_t used_ns = check_clock_ns(CLOCK_PROCESS_CPUTIME_ID) - begin.used_ns;
+    return wall_ns > UINT64_C(5000000000) + 20 * used_ns;
+}
+
 /* ---- Running --------------------------------------------------------------------------------- */
 
 static inline void check_usage(const char *program) {

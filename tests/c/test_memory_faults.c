@@ -292,10 +292,17 @@ static void run_memory(uint64_t n, bool from_then_on) {
 
 static void sweep(void (*run)(uint64_t n, bool from_then_on), bool from_then_on) {
     uint64_t n = 0;
-    do {
-        run(n++, from_then_on);
-    } while (failing.fired);
-    printf("# %d requests fail %s\n", (int)n - 1, from_then_on ? "and all later ones" : "once");
+    for (unsigned hung = 0;;) {
+        check_try begin = check_begin();
+        run(n, from_then_on);
+        hung = check_has_hung(begin) ? hung + 1 : 0;
+        if (hung == 3)
+            FAIL("hangs when request %d fails", (int)n);
+        if (!failing.fired)
+            break;
+        n += hung == 0;
+    }
+    printf("# %d requests fail %s\n", (int)n, from_then_on ? "and all later ones" : "once");
     CHECK(n > 20);
 }
 
