@@ -5,7 +5,8 @@ the extension. After each life the store is opened undisturbed and holds what wa
 of the one write that a store failed with nothing or all. A copy that was acknowledged is whole. No
 descriptor is left.
 
-Every third call, with the errors in turn; with --every-error, each call with each.
+Every third call, with the errors in turn, and the sync modes after all of them; with --every-error, each call with
+each of both.
 """
 
 import os
@@ -19,7 +20,8 @@ DRIVER = """
 import errno, faulthandler, shutil, sys, time
 import pykv
 
-HANG_SECONDS = 300  # one life takes milliseconds
+HANG_SECONDS = 300  # for ever
+MODES = ["always", "never"]
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EINTR, errno.EMFILE, errno.EACCES, errno.EROFS]
 OPTIONS = {"checkpoint_log_ratio": None}
 BIG = bytes(300_000)  # so that the log has to go on in other segments
@@ -54,15 +56,15 @@ OPERATIONS = [  # each one commit, and what it does to a dict
 
 
 class Life:
-    def __init__(self, folder, number, n, onward):
+    def __init__(self, folder, number, n, onward, mode):
         self.folder, self.number = folder, number
         self.n, self.onward = n, onward
         self.model, self.maybe, self.copies = {}, None, []
-        self.options = {**OPTIONS, "sync": ("always", "never")[n % 2]}
+        self.options = {**OPTIONS, "sync": mode}
 
     def complain(self, what):
-        name = errno.errorcode.get(self.number)
-        raise SystemExit(f"call {self.n}{' and on' * self.onward}, {name}: {what}")
+        name, mode = errno.errorcode.get(self.number), self.options["sync"]
+        raise SystemExit(f"call {self.n}{' and on' * self.onward}, {name}, {mode}: {what}")
 
     def tried(self, call):
         # Whether it was done.  If not, the error is that of the call that failed.
@@ -141,13 +143,18 @@ def descriptors():
     return len(os.listdir("/proc/self/fd"))
 
 
-def live(n, number, onward):
+def has_hung(clock, used):
+    # For 5 s more than a machine explains that has other things to do.
+    return time.monotonic() - clock > 5 + 20 * (time.process_time() - used)
+
+
+def live(n, number, onward, mode):
     # Whether the n-th call was made, and failed.
     folder = sys.argv[1]
     shutil.rmtree(folder, ignore_errors=True)
     os.mkdir(folder)
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
-    life, before, failed = Life(folder, number, n, onward), descriptors(), control[CALL_FAILED]
+    life, before, failed = Life(folder, number, n, onward, mode), descriptors(), control[CALL_FAILED]
     control[CALL_ERRNO] = number
     control[CALL_ONWARD] = onward
     control[CALL_LEFT] = n
@@ -165,18 +172,28 @@ def live(n, number, onward):
     return failed
 
 
-lives, slowest, (seed, step, turns) = 0, 0, map(int, sys.argv[2:])
+lives, calls, slowest, (seed, step, turns) = 0, 0, 0, map(int, sys.argv[2:])
 for onward in (0, 1):
     for turn in range(turns):
-        n = 1 + seed % step
+        n, hung = 1 + seed % step, 0
         while True:
-            started = time.monotonic()
-            if not live(n, ERRORS[(n // step + turn + seed) % len(ERRORS)], onward):
-                break
+            which, more = divmod(n // step + turn + seed, len(ERRORS))
+            if turns > 1:
+                which = turn // len(ERRORS)  # each error in each mode
+            case = n, ERRORS[more], onward, MODES[which % len(MODES)]
+            started, used = time.monotonic(), time.process_time()
+            failed = live(*case)
             slowest = max(slowest, time.monotonic() - started)
-            n, lives = n + step, lives + 1
+            hung = hung + 1 if has_hung(started, used) else 0
+            if hung == 3:  # what hangs does so again
+                raise SystemExit(f"hangs: {case}")
+            if not failed:
+                break
+            if not hung:
+                n, lives = n + step, lives + 1
+        calls = max(calls, n - 1)
 faulthandler.cancel_dump_traceback_later()
-print(f"# {n - 1} calls, {lives} lives, the longest of {slowest * 1000:.0f} ms")
+print(f"# {calls} calls, {lives} lives, the longest of {slowest * 1000:.0f} ms")
 """
 
 
@@ -188,7 +205,7 @@ def library(tmp_path_factory):
 def test_every_call_fails(request, library, tmp_path, quick_folder, seed):
     if os.environ.get("LD_PRELOAD"):
         pytest.skip("another library is preloaded already")
-    step, turns = (1, 6) if request.config.option.every_error else (3, 1)
+    step, turns = (1, 12) if request.config.option.every_error else (3, 1)
     environment = python_environment(**nth_environment(library, tmp_path / "control"))
     arguments = [f"{quick_folder}/lives", *map(str, (seed, step, turns))]
     run_nth(DRIVER, arguments, environment, tmp_path)
