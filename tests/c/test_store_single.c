@@ -897,24 +897,33 @@ static void test_stats(void) {
 
 /* The interval is kept without anybody's doing. */
 static void test_interval_syncs_by_itself(void) {
+    enum { ROUNDS = 10, PATIENCE = 60 /* seconds */ };
     world *w = world_create();
     w->options.sync = KV_SYNC_INTERVAL;
-    w->options.sync_interval_ns = 1000000;
+    w->options.sync_interval_ns = 10000000;
+    w->options.segment_size_min = w->options.segment_size_max = 1 << 24; /* to begin the next one makes durable, too */
     world_open(w);
-    for (int round = 0; round < 5; round++) {
+    CHECK_OK(kv_put(w->db, A, A, 0, &w->err), &w->err);
+    for (int round = 0; round < ROUNDS; round++) {
         kv_stats stats;
         CHECK_OK(kv_put(w->db, bytes_of(&round, sizeof round), A, 0, &w->err), &w->err);
-        do {
-            usleep(1000);
+        CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
+        uint64_t lsn = stats.visible_lsn, begin_ns = check_clock_ns(CLOCK_MONOTONIC);
+        while (stats.durable_lsn < lsn) {
+            CHECK(check_clock_ns(CLOCK_MONOTONIC) - begin_ns < PATIENCE * UINT64_C(1000000000));
+            usleep(100);
+            if (round % 2 == 1) /* the interval goes on while others write */
+                CHECK_OK(kv_put(w->db, A, A, 0, &w->err), &w->err);
             CHECK_OK(kv_get_stats(w->db, 0, &stats, &w->err), &w->err);
-        } while (stats.durable_lsn < stats.visible_lsn);
-        usleep(3000); /* long enough to fall asleep */
+        }
+        usleep(30000); /* long enough to fall asleep */
     }
+    CHECK_EQ(world_stats(w).log_segments, 1);
     world_cut_power(w);
     world_open(w);
     uint64_t count;
     CHECK_OK(kv_count(w->db, 0, &count, &w->err), &w->err);
-    CHECK_EQ(count, 5);
+    CHECK_EQ(count, 1 + ROUNDS);
     world_destroy(w);
 }
 
