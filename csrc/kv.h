@@ -193,11 +193,12 @@ kv_options kv_options_default(void);
 kv_status kv_open(const char *path, const kv_options *options, kv_db **db, kv_error *err)
     KV_MUST_CHECK;
 
-/* Ends the handle: later calls answer KV_ERR_CLOSED, calls in flight are waited for; the last
- * handle of a store makes everything durable, ends the log with a closing frame and unlocks the
- * directory.  Snapshots, cursors, values and pins stay valid.  Closing twice is allowed.  A status
- * < 0 says that the last sync failed; the handle is closed nevertheless.  KV_ERR_INVALID, and it is not: a function
- * that a call on this handle runs has asked for it, and would wait for that call for ever. */
+/* Ends the handle: later calls answer KV_ERR_CLOSED, calls in flight are waited for (but kv_checkpoint and kv_backup,
+ * as long as they wait for another one to end, answer KV_ERR_CLOSED, too); the last handle of a store makes everything
+ * durable, ends the log with a closing frame and unlocks the directory.  Snapshots, cursors, values and pins stay
+ * valid.  Closing twice is allowed.  A status < 0 says that the last sync failed; the handle is closed nevertheless.
+ * KV_ERR_INVALID, and it is not: a function that a call on this handle runs has asked for it, and would wait for that
+ * call for ever. */
 kv_status kv_close(kv_db *db, kv_error *err);
 
 /* Frees a handle (closing it first if need be).  No call may be in flight on it.  NULL is allowed. */

@@ -432,7 +432,7 @@ kv_status kv_store_close(kv_store *store, kv_error *err) {
     if (store->log != NULL) {
         /* A checkpoint now costs less than replaying the log at the next open would.  Its failure is no loss. */
         if (kv_store_checkpoint_is_due(store, true))
-            (void)!kv_store_checkpoint(store, NULL, NULL, NULL);
+            (void)!kv_store_checkpoint(store);
         status = kv_log_close(store->log, err);
         (void)!kv_dir_unlink(&store->dir, KV_CHECKPOINT_RECYCLED, NULL);
     }

@@ -103,12 +103,16 @@ kv_status kv_fail_forked(kv_error *err) {
     return kv_fail(err, KV_ERR_FORKED, "the store was opened before this process was forked; open it anew");
 }
 
+kv_status kv_fail_closed(kv_error *err) {
+    return kv_fail(err, KV_ERR_CLOSED, "the store is closed");
+}
+
 kv_status kv_db_refuse(kv_db *db, kv_error *err) {
     uint64_t calls = atomic_load(&kv_db_calls(db)->count);
     kv_db_leave(db);
     if (calls & KV_CALLS_FORKED)
         return kv_fail_forked(err);
-    return kv_fail(err, KV_ERR_CLOSED, "the store is closed");
+    return kv_fail_closed(err);
 }
 
 void kv_db_wake_closer(kv_db *db) {
@@ -417,6 +421,9 @@ kv_status kv_close(kv_db *db, kv_error *err) {
             kv_futex_wait(&db->closed_word, word, KV_FUTEX_FOREVER);
         return KV_OK;
     }
+    kv_store *store = db->store;
+    atomic_fetch_add(&store->saving, 2 * KV_SAVING); /* a change: who waits for a checkpoint gives up */
+    kv_futex_wake(&store->saving, KV_FUTEX_ALL);
     /* From here no call enters.  Acquire pairs with the release in kv_db_leave: what the calls did is
      * done before the store goes. */
     for (unsigned i = 0; i < KV_THREAD_INDEXES;) {
@@ -426,7 +433,6 @@ kv_status kv_close(kv_db *db, kv_error *err) {
         else
             kv_futex_wait(&db->closed_word, word, KV_FUTEX_FOREVER);
     }
-    kv_store *store = db->store;
     kv_db_drop_snapshots(db);
     if (db->deferred != NULL) {
         /* Somebody has to flush what it wrote; an error is for whoever took the ticket. */

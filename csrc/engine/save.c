@@ -37,9 +37,26 @@
 
 /* ---- One at a time ----------------------------------------------------------------------------- */
 
-static kv_status fail_saved_here(kv_error *err) {
-    return kv_fail(err, KV_ERR_INVALID,
-                   "a checkpoint or a backup from within another one, by its progress function or a signal handler");
+/* db NULL: by the store itself.  Else it waits until the handle is closed, at the longest: who closes it may be
+ * the progress function of the one that is waited for. */
+static kv_status begin_saving(kv_store *store, kv_db *db, kv_error *err) {
+    if (kv_store_is_saved_here(store))
+        return kv_fail(err, KV_ERR_INVALID, "a checkpoint or a backup from within another one, by its progress "
+                                            "function or a signal handler");
+    for (;;) {
+        uint32_t word = atomic_load(&store->saving);
+        if (db != NULL && kv_is_closed(db))
+            return kv_fail_closed(err);
+        if (word & KV_SAVING)
+            kv_futex_wait(&store->saving, word, KV_FUTEX_FOREVER);
+        else if (atomic_compare_exchange_strong(&store->saving, &word, word | KV_SAVING))
+            return KV_OK;
+    }
+}
+
+static void end_saving(kv_store *store) {
+    atomic_fetch_add(&store->saving, KV_SAVING);
+    kv_futex_wake(&store->saving, KV_FUTEX_ALL);
 }
 
 /* ---- The walk ---------------------------------------------------------------------------------- */
@@ -305,11 +322,10 @@ static kv_status make_checkpoint(walk *w, uint64_t *sequence, uint64_t *size, kv
     return status;
 }
 
-kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, kv_error *err) {
+static kv_status save_checkpoint(kv_store *store, kv_progress progress, void *arg, kv_error *err) {
     kv_error local = {0};
     uint64_t sequence = 0, size = 0;
     walk w = {.store = store, .progress = progress, .arg = arg};
-    kv_futex_take(&store->saving);
     kv_status status = make_checkpoint(&w, &sequence, &size, &local);
     bool short_of_room = status == KV_ERR_NOSPACE;
     if (short_of_room) { /* once more, with the room of what the log keeps ready, or was just making */
@@ -346,9 +362,17 @@ kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, 
     kv_mutex_unlock(&store->snapshots_mutex, KV_RANK_SNAPSHOTS);
     if (short_of_room)
         kv_log_allow_spares(store->log);
-    kv_futex_give_back(&store->saving);
     if (status < 0 && err != NULL)
         *err = local;
+    return status;
+}
+
+kv_status kv_store_checkpoint(kv_store *store) {
+    kv_status status = begin_saving(store, NULL, NULL);
+    if (status < 0)
+        return status;
+    status = save_checkpoint(store, NULL, NULL, NULL);
+    end_saving(store);
     return status;
 }
 
@@ -380,14 +404,15 @@ kv_status kv_checkpoint(kv_db *db, kv_progress progress, void *arg, kv_error *er
     kv_status status = kv_db_enter(db, err);
     if (status < 0)
         return status;
-    if (db->read_only) {
+    if (db->read_only)
         status = kv_fail(err, KV_ERR_READONLY, "the store was opened read-only");
-    } else if (kv_store_is_saved_here(db->store)) {
-        status = fail_saved_here(err);
-    } else if (db->store->log != NULL) {
+    else if (db->store->log != NULL)
+        status = begin_saving(db->store, db, err);
+    if (status == KV_OK && db->store->log != NULL) {
         kv_telling_begin(&telling, db, true);
-        status = kv_store_checkpoint(db->store, progress, arg, err);
+        status = save_checkpoint(db->store, progress, arg, err);
         kv_telling_end(&telling);
+        end_saving(db->store);
     }
     kv_db_leave(db);
     return status;
@@ -698,14 +723,12 @@ kv_status kv_backup(kv_db *db, const char *dest, kv_progress progress, void *arg
     kv_status status = kv_db_enter(db, err);
     if (status < 0)
         return status;
-    if (kv_store_is_saved_here(db->store)) {
-        status = fail_saved_here(err);
-    } else {
-        kv_futex_take(&db->store->saving);
+    status = begin_saving(db->store, db, err);
+    if (status == KV_OK) {
         kv_telling_begin(&telling, db, true);
         status = make_backup(db->store, dest, progress, arg, err);
         kv_telling_end(&telling);
-        kv_futex_give_back(&db->store->saving);
+        end_saving(db->store);
     }
     kv_db_leave(db);
     return status;

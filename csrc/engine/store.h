@@ -101,7 +101,8 @@ typedef struct kv_store {
     _Atomic bool tail_waits; /* some shards' counts are still those of the checkpoint.  Release by who has loaded them,
                                 acquire by who counts */
     _Atomic bool forked;     /* this process is a child of the one that has it open */
-    _Atomic uint32_t saving; /* 1: somebody makes a checkpoint or a backup; a futex */
+    _Atomic uint32_t saving; /* KV_SAVING: somebody makes a checkpoint or a backup.  Above it, a count of changes; a
+                                futex */
 
     kv_mutex snapshots_mutex;
     /* guarded by it */
@@ -110,6 +111,8 @@ typedef struct kv_store {
     kv_error checkpoint_error, load_error; /* status KV_OK: none */
     uint64_t checkpoint_lsn, checkpoint_bytes;
 } kv_store;
+
+#define KV_SAVING 1u
 
 /* Bits of kv_calls above the count of calls in flight. */
 #define KV_CALLS_CLOSING (UINT64_C(1) << 63)
@@ -167,6 +170,7 @@ void kv_telling_begin(kv_telling *telling, const kv_db *db, bool saves);
 void kv_telling_end(const kv_telling *telling);
 bool kv_store_is_saved_here(const kv_store *store); /* by a call of this thread that runs a function of its caller's */
 kv_status kv_fail_forked(kv_error *err);
+kv_status kv_fail_closed(kv_error *err);
 uint64_t kv_store_handles(kv_store *store);
 void kv_store_end(kv_store *store);  /* from here on a forked child leaves alone what `ending` names */
 void kv_store_warn(kv_store *store); /* every handle is to tell of the checkpoint's error */
@@ -222,8 +226,7 @@ static inline uint64_t kv_shard_charge(const kv_shard *shard) {
 }
 
 /* save.c */
-kv_status kv_store_checkpoint(kv_store *store, kv_progress progress, void *arg, kv_error *err)
-    KV_MUST_CHECK;
+kv_status kv_store_checkpoint(kv_store *store) KV_MUST_CHECK; /* without anybody's asking; the store keeps its error */
 bool kv_store_checkpoint_is_due(kv_store *store, bool closing);
 /* Reads every shard that is not in memory yet.  `*stop` (may be NULL): give up. */
 kv_status kv_store_load_all(kv_store *store, const _Atomic bool *stop, kv_progress progress,

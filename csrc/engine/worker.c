@@ -252,7 +252,7 @@ static void *worker_main(void *arg) {
         if (tail != NULL && kv_table_is_loaded(&store->table))
             wait_ns = LOOK_AGAIN_MS * UINT64_C(1000000);
         if (kv_store_checkpoint_is_due(store, false)) {
-            if (now_ns >= retry_ns && kv_store_checkpoint(store, NULL, NULL, NULL) < 0) {
+            if (now_ns >= retry_ns && kv_store_checkpoint(store) < 0) {
                 retry_ns = kv_now_ns() + RETRY_MS * UINT64_C(1000000);
                 kv_store_warn(store);
             }

@@ -8,6 +8,7 @@
 
 #include "engine/checkpoint.h"
 #include "engine/segment.h"
+#include "engine/store.h"
 #include "kv.h"
 #include "model.h"
 #include "threads.h"
@@ -871,7 +872,70 @@ static void test_names_that_are_forgotten(void) {
     }
 }
 
+/* ---- A progress function that closes another handle, in which somebody waits for its own call --------------- */
+
+typedef struct waiting {
+    world *w;
+    kv_db *other; /* a handle on the same store */
+    crew crew;
+    unsigned round, told;
+} waiting;
+
+static kv_status save(kv_db *db, bool backup, const char *dest, kv_progress progress, void *arg, kv_error *err) {
+    return backup ? kv_backup(db, dest, progress, arg, err) : kv_checkpoint(db, progress, arg, err);
+}
+
+static void wait_for_another(worker *me) {
+    waiting *t = me->shared;
+    kv_error err;
+    CHECK_STATUS(save(t->other, t->round & 1, "unmade", NULL, NULL, &err), KV_ERR_CLOSED, &err);
+}
+
+static bool is_in_a_call(kv_db *db) {
+    for (unsigned i = 0; i < KV_THREAD_INDEXES; i++)
+        if (atomic_load(&db->calls[i].count) != 0)
+            return true;
+    return false;
+}
+
+static bool close_other(void *arg, uint64_t done, uint64_t total) {
+    waiting *t = arg;
+    kv_error err;
+    if (t->told++ > 0)
+        return true;
+    crew_add(&t->crew, wait_for_another, t);
+    while (!is_in_a_call(t->other))
+        usleep(100);
+    if (t->round & 4)
+        usleep(2000); /* it sleeps by then */
+    CHECK_OK(kv_close(t->other, &err), &err);
+    return done <= total;
+}
+
+static void test_progress_closes_a_handle_that_waits(void) {
+    static uint8_t value[60000];
+    waiting t = {.w = world_of(KV_SYNC_NEVER)};
+    kv_error err;
+    world_open(t.w);
+    for (unsigned i = 0; i < 200; i++)
+        CHECK_OK(kv_put(t.w->db, bytes_of(&i, sizeof i), bytes_of(value, sizeof value), 0, &err), &err);
+    for (t.round = 0; t.round < 8; t.round++) {
+        char dest[32];
+        snprintf(dest, sizeof dest, "copy%u", t.round);
+        t.told = 0;
+        CHECK_OK(kv_put(t.w->db, LITERAL("k"), LITERAL("v"), 0, &err), &err); /* or no checkpoint is made */
+        CHECK_OK(kv_dup(t.w->db, false, &t.other, &err), &err);
+        CHECK_OK(save(t.w->db, t.round & 2, dest, close_other, &t, &err), &err);
+        CHECK(t.told > 0);
+        crew_join(&t.crew);
+        kv_destroy(t.other);
+    }
+    world_close(t.w);
+    world_destroy(t.w);
+}
+
 CHECK_MAIN(TEST(test_under_load), TEST(test_power_cuts_under_load), TEST(test_backup_under_load),
            TEST(test_loading_under_load), TEST(test_close_during_a_checkpoint),
            TEST(test_due_at_open), TEST(test_recycled_while_another_is_let_go),
-           TEST(test_little_room), TEST(test_older_file), TEST(test_names_that_are_forgotten))
+           TEST(test_little_room), TEST(test_older_file), TEST(test_names_that_are_forgotten),
+           TEST(test_progress_closes_a_handle_that_waits))
