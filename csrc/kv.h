@@ -292,7 +292,8 @@ kv_status kv_write(kv_db *db, const kv_op *ops, size_t count, unsigned flags, ui
 /* Deletes every key in one atomic commit. */
 kv_status kv_clear(kv_db *db, unsigned flags, kv_error *err) KV_MUST_CHECK;
 
-/* Everything written so far, by any thread, is on disk when this returns KV_OK. */
+/* Everything written so far, by any thread, is on disk when this returns KV_OK.  What is still being committed counts
+ * only if it is not refused: that is told to those who wrote it, as is what is pending on deferred handles. */
 kv_status kv_make_durable(kv_db *db, kv_error *err) KV_MUST_CHECK;
 
 /* ---- Deferred handles -----------------------------------------------------------------------

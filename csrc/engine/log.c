@@ -872,19 +872,15 @@ static kv_status flush_special(kv_log *log, kv_frame_kind kind, kv_error *err) {
 
 kv_status kv_log_make_durable(kv_log *log, kv_error *err) {
     LOCK(log);
+    uint64_t lsn = atomic_load_explicit(&log->committed, memory_order_relaxed);
     bool nothing = !log->failed && log->current == NULL && log->flushing == NULL &&
                    atomic_load_explicit(&log->durable, memory_order_relaxed) == log->next_lsn;
     UNLOCK(log);
-    return nothing ? KV_OK : flush_special(log, KV_FRAME_COMMITS, err);
-}
-
-/* Writers who are refused take those with them who wait for the same flush; but what is written is synced for them
- * (give_up). */
-kv_status kv_log_make_durable_to(kv_log *log, uint64_t lsn, kv_error *err) {
-    kv_status status = kv_log_make_durable(log, err);
-    if (status == KV_OK || status == KV_ERR_FAILED)
-        return status;
-    return atomic_load_explicit(&log->durable, memory_order_relaxed) >= lsn ? KV_OK : status;
+    kv_status status = nothing ? KV_OK : flush_special(log, KV_FRAME_COMMITS, err);
+    /* Writers who are refused take those with them who wait for the same flush; but what is written is synced for them
+     * (give_up). */
+    bool refused = status < 0 && status != KV_ERR_FAILED;
+    return refused && atomic_load_explicit(&log->durable, memory_order_relaxed) >= lsn ? KV_OK : status;
 }
 
 uint64_t kv_log_committed(const kv_log *log) {

@@ -124,10 +124,8 @@ void kv_log_allow_spares(kv_log *log);
 void kv_log_begin_naming(kv_log *log);
 void kv_log_end_naming(kv_log *log);
 
+/* All that is committed.  It does not fail with other writers who are refused, for lack of room say. */
 kv_status kv_log_make_durable(kv_log *log, kv_error *err) KV_MUST_CHECK;
-/* Up to a committed LSN: it does not fail with later writers who are refused, for lack of room say, but only when the
- * log has failed or that LSN is not durable.  For checkpoints, which make room. */
-kv_status kv_log_make_durable_to(kv_log *log, uint64_t lsn, kv_error *err) KV_MUST_CHECK;
 
 uint64_t kv_log_committed(const kv_log *log);
 /* One more when a sync begins, and when it ends: odd while one is under way. */

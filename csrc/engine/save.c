@@ -229,7 +229,7 @@ static kv_status write_checkpoint(walk *w, uint64_t *sequence, kv_error *err) {
     /* Recovery starts at S and would not miss the log below it; but it takes what is below S as proven (proven_lsn
      * in recover.c), and so it is. */
     if (status == KV_OK)
-        status = kv_log_make_durable_to(store->log, w->lsn, err);
+        status = kv_log_make_durable(store->log, err);
     if (status < 0)
         return status;
     kv_log_begin_naming(store->log);
@@ -648,7 +648,7 @@ static kv_status save_log(backup *b, kv_error *err) {
     b->end_lsn = b->walk.lsn;
     if (store->log != NULL) {
         kv_log_stats stats;
-        kv_status status = kv_log_make_durable_to(store->log, b->end_lsn, err);
+        kv_status status = kv_log_make_durable(store->log, err);
         if (status < 0)
             return status;
         kv_log_get_stats(store->log, &stats);

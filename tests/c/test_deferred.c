@@ -262,7 +262,7 @@ static void test_undone_before_the_ticket_is_taken(void) {
     begin(KV_SYNC_ALWAYS);
     fault_os_fail(w->faults, FAULT_WRITE, 1, ENOSPC, FAULT_FOREVER);
     put(late, "a", "1");
-    CHECK_STATUS(kv_make_durable(w->db, &w->err), KV_ERR_NOSPACE, &w->err); /* another thread's commit, say */
+    CHECK_OK(kv_make_durable(w->db, &w->err), &w->err); /* all that was committed */
     kv_ticket ticket;
     kv_pending_ticket(late, &ticket);
     CHECK(ticket.group != NULL);
@@ -281,7 +281,7 @@ static void test_undone_before_the_next_write(void) {
     for (unsigned commands = 1; commands <= 2; commands++) {
         fault_os_fail(w->faults, FAULT_WRITE, 1, ENOSPC, FAULT_FOREVER);
         put(late, "a", "1");
-        CHECK_STATUS(kv_make_durable(w->db, &w->err), KV_ERR_NOSPACE, &w->err);
+        CHECK_OK(kv_make_durable(w->db, &w->err), &w->err);
         fault_os_heal(w->faults);
         if (commands == 2) /* the other write is another command's */
             CHECK(kv_take_noted(late));

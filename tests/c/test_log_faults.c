@@ -885,11 +885,11 @@ static void put_refused(worker *me) {
 
 static void make_durable(worker *me) {
     kv_error err;
-    (void)!kv_make_durable(((world *)me->shared)->db, &err);
+    CHECK_OK(kv_make_durable(((world *)me->shared)->db, &err), &err);
 }
 
 /* A write that is refused does not keep what was written before from the disk: neither when a sync is to come with
- * it, nor when one is asked for meanwhile. */
+ * it, nor when one is asked for meanwhile, which is then told that all is there. */
 static void test_sync_beside_a_write_without_room(void) {
     enum { TOGETHER, MEANWHILE, SYNC_FAILS, CASES };
     for (int how = 0; how < CASES; how++) {
