@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 kv_status kv_lockfile_read(const kv_file *file, kv_lock_text *text, kv_error *err) {
     *text = (kv_lock_text){0};
@@ -30,19 +31,43 @@ static kv_status fail_locked(const kv_file *file, bool shared, kv_error *err) {
     return status;
 }
 
-kv_status kv_lockfile_take(kv_file *file, const kv_dir *dir, bool shared, kv_error *err) {
-    kv_status status =
-        kv_file_open(file, dir, KV_LOCK_FILE, shared ? KV_OPEN_READ : KV_OPEN_CREATE, err);
-    if (status == KV_NOTFOUND)
-        return KV_OK;
-    if (status < 0)
-        return status;
-    status = kv_file_lock(file, shared, err);
-    if (status == KV_BUSY)
-        status = fail_locked(file, shared, err);
-    if (status < 0)
-        kv_file_close(file);
+static kv_status is_named(const kv_file *file, bool *named, kv_error *err) {
+    kv_file there;
+    uint64_t ours[2], its[2];
+    *named = false;
+    kv_status status = kv_file_open(&there, file->dir, KV_LOCK_FILE, KV_OPEN_READ, err);
+    if (status != KV_OK)
+        return status < 0 ? status : KV_OK;
+    status = kv_file_identity(file, ours, err);
+    if (status == KV_OK)
+        status = kv_file_identity(&there, its, err);
+    kv_file_close(&there);
+    *named = status == KV_OK && memcmp(ours, its, sizeof ours) == 0;
     return status;
+}
+
+/* Once more when the name leads elsewhere by then: who made a copy that failed had it locked before us, and has removed
+ * it (save.c), so what we hold keeps nobody away. */
+kv_status kv_lockfile_take(kv_file *file, const kv_dir *dir, bool shared, kv_error *err) {
+    for (;;) {
+        bool named = false;
+        kv_status status =
+            kv_file_open(file, dir, KV_LOCK_FILE, shared ? KV_OPEN_READ : KV_OPEN_CREATE, err);
+        if (status == KV_NOTFOUND)
+            return KV_OK;
+        if (status < 0)
+            return status;
+        status = kv_file_lock(file, shared, err);
+        if (status == KV_BUSY)
+            status = fail_locked(file, shared, err);
+        if (status == KV_OK)
+            status = is_named(file, &named, err);
+        if (status == KV_OK && named)
+            return KV_OK;
+        kv_lockfile_release(file);
+        if (status < 0)
+            return status;
+    }
 }
 
 void kv_lockfile_release(kv_file *file) {

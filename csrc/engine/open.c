@@ -374,20 +374,12 @@ static void set_up(kv_store *store) {
     store->evicts = kv_store_is_bounded(store) && store->options.when_full == KV_FULL_EVICT;
 }
 
-/* A look before the lock, so that a directory that is none of ours does not get a LOCK; then one that counts.  Once
- * more where that finds no LOCK: a copy that failed had it before us, and has removed it (save.c), so what we hold
- * keeps nobody away. */
+/* A look before the lock, so that a directory that is none of ours does not get a LOCK; then one that counts. */
 static kv_status lock_and_look(kv_store *store, contents *c, kv_error *err) {
     kv_status status = look(store, c, err);
-    while (status == KV_OK) {
+    if (status == KV_OK)
         status = kv_lockfile_take(&store->lock_file, &store->dir, store->options.read_only, err);
-        if (status == KV_OK)
-            status = look(store, c, err);
-        if (store->lock_file.fd < 0 || c->lock_file)
-            break;
-        kv_lockfile_release(&store->lock_file);
-    }
-    return status;
+    return status == KV_OK ? look(store, c, err) : status;
 }
 
 kv_status kv_store_open_directory(kv_store *store, kv_error *err) {

@@ -151,6 +151,12 @@ void kv_file_close(kv_file *file) {
         file->os->close(file->os->ctx, fd);
 }
 
+kv_status kv_file_identity(const kv_file *file, uint64_t identity[2], kv_error *err) {
+    int r;
+    RETRY(r, file->os->identity(file->os->ctx, file->fd, identity));
+    return r < 0 ? fail_file(err, r, file, NO_OFFSET, "cannot tell which file this is") : KV_OK;
+}
+
 kv_status kv_file_size(const kv_file *file, uint64_t *size_bytes, kv_error *err) {
     int64_t r;
     RETRY(r, file->os->size(file->os->ctx, file->fd));

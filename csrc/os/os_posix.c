@@ -157,10 +157,10 @@ static int posix_dir_open(void *ctx, const char *path, bool create) {
     return fd;
 }
 
-static int posix_dir_identity(void *ctx, int dir, uint64_t identity[2]) {
+static int posix_identity(void *ctx, int fd, uint64_t identity[2]) {
     (void)ctx;
     struct stat st;
-    if (fstat(dir, &st) < 0)
+    if (fstat(fd, &st) < 0)
         return -errno;
     identity[0] = (uint64_t)st.st_dev;
     identity[1] = (uint64_t)st.st_ino;
@@ -402,7 +402,7 @@ static int posix_direct(void *ctx, int file, bool on) {
 
 const kv_os kv_os_posix = {
     .dir_open = posix_dir_open,
-    .dir_identity = posix_dir_identity,
+    .identity = posix_identity,
     .dir_list = posix_dir_list,
     .dir_sync = posix_dir_sync,
     .open = posix_open,

@@ -143,8 +143,8 @@ static int fault_dir_open(void *ctx, const char *path, bool create) {
              opened(f, verdict, f->inner->dir_open(f->inner->ctx, path, create)));
 }
 
-static int fault_dir_identity(void *ctx, int dir, uint64_t identity[2]) {
-    SANDWICH(FAULT_DIR_IDENTITY, f->inner->dir_identity(f->inner->ctx, dir, identity));
+static int fault_identity(void *ctx, int dir, uint64_t identity[2]) {
+    SANDWICH(FAULT_IDENTITY, f->inner->identity(f->inner->ctx, dir, identity));
 }
 
 static int fault_dir_list(void *ctx, int dir, kv_name_visitor visit, void *arg) {
@@ -275,7 +275,7 @@ static uint64_t fault_clock_ms(void *ctx) {
 
 static const kv_os fault_functions = {
     .dir_open = fault_dir_open,
-    .dir_identity = fault_dir_identity,
+    .identity = fault_identity,
     .dir_list = fault_dir_list,
     .dir_sync = fault_dir_sync,
     .open = fault_open,

@@ -22,7 +22,7 @@
 /* One row per function of kv_os. */
 #define FAULT_CALL_TABLE(X)                                                                      \
     X(FAULT_DIR_OPEN)                                                                            \
-    X(FAULT_DIR_IDENTITY)                                                                        \
+    X(FAULT_IDENTITY)                                                                        \
     X(FAULT_DIR_LIST)                                                                            \
     X(FAULT_DIR_SYNC)                                                                            \
     X(FAULT_OPEN)                                                                                \

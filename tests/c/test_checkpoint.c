@@ -630,28 +630,63 @@ static void test_intruders_of_a_backup(void) {
     }
 }
 
-/* Between the open of LOCK and its lock, a backup fails and removes the file. */
+/* Between the open of LOCK and its lock, a backup fails and removes the file; somebody else may be in its place by
+ * then. */
+typedef struct late_lock {
+    world *w;
+    kv_options options; /* of another process */
+    bool comes;         /* somebody else, at once */
+    kv_db *db;          /* his */
+    kv_status status;   /* of who comes when LOCK has been taken */
+} late_lock;
+
+static kv_status open_beside(late_lock *t) {
+    kv_status status = kv_open("copy", &t->options, &t->db, &t->w->err);
+    if (status < 0)
+        t->db = NULL;
+    return status;
+}
+
+static void come_later(void *arg, fault_call call, bool after) {
+    late_lock *t = arg;
+    if (call != FAULT_RENAME || after) /* the first one: of a file that stands beside LOCK */
+        return;
+    fault_os_watch(t->w->faults, NULL, NULL);
+    t->status = open_beside(t);
+}
+
 static void remove_lock(void *arg, fault_call call, bool after) {
-    world *w = arg;
-    const kv_os *os = memory_os_table(w->memory);
+    late_lock *t = arg;
+    const kv_os *os = t->options.os;
     if (call != FAULT_LOCK || after)
         return;
     int dir = os->dir_open(os->ctx, "copy", false);
     CHECK_EQ(os->unlink(os->ctx, dir, "LOCK"), 0);
     os->close(os->ctx, dir);
-    fault_os_watch(w->faults, NULL, NULL); /* it does so once */
+    fault_os_watch(t->w->faults, t->comes ? NULL : come_later, t); /* it does so once */
+    if (t->comes)
+        CHECK_OK(open_beside(t), &t->w->err);
 }
 
-static void test_a_store_in_the_place_of_a_failed_backup(void) {
-    world *w = world_create();
-    kv_db *db, *second;
-    kv_options options = w->options;
-    options.os = memory_os_table(w->memory);
-    fault_os_watch(w->faults, remove_lock, w);
-    CHECK_OK(kv_open("copy", &w->options, &db, &w->err), &w->err);
-    CHECK_STATUS(kv_open("copy", &options, &second, &w->err), KV_ERR_LOCKED, &w->err);
-    kv_destroy(db);
-    world_destroy(w);
+static void test_a_lock_file_that_is_removed_before_it_is_locked(void) {
+    for (int backup = 0; backup < 2; backup++)
+        for (int comes = 0; comes < 2; comes++) {
+            world *w = world_create();
+            kv_db *db = NULL;
+            late_lock t = {.w = w, .options = w->options, .comes = comes, .status = KV_ERR_LOCKED};
+            kv_error err;
+            world_open(w);
+            t.options.os = memory_os_table(w->memory);
+            fault_os_watch(w->faults, remove_lock, &t);
+            kv_status status = backup ? kv_backup(w->db, "copy", NULL, NULL, &err)
+                                      : kv_open("copy", &w->options, &db, &err);
+            fault_os_watch(w->faults, NULL, NULL);
+            CHECK_STATUS(status, comes ? KV_ERR_LOCKED : KV_OK, &err);
+            CHECK_STATUS(t.status, KV_ERR_LOCKED, &w->err);
+            kv_destroy(db);
+            kv_destroy(t.db);
+            world_destroy(w);
+        }
 }
 
 /* The power goes while a backup is made: what is there afterwards is no store, or the whole one. */
@@ -1212,7 +1247,7 @@ static void test_room_for_small_segments_only(void) {
 CHECK_MAIN(TEST(test_empty), TEST(test_state_and_tail), TEST(test_count_before_loading),
            TEST(test_by_itself), TEST(test_backup), TEST(test_changes_while_it_is_made),
            TEST(test_sizes), TEST(test_at_close), TEST(test_recycled), TEST(test_cancelled), TEST(test_backup_fails),
-           TEST(test_intruders_of_a_backup), TEST(test_a_store_in_the_place_of_a_failed_backup),
+           TEST(test_intruders_of_a_backup), TEST(test_a_lock_file_that_is_removed_before_it_is_locked),
            TEST(test_power_cut_in_a_backup), TEST(test_backup_without_an_end_frame),
            TEST(test_backup_of_a_log_without_an_end_frame), TEST(test_backup_of_other_stores),
            TEST(test_reads_fail), TEST(test_no_memory), TEST(test_damaged_block), TEST(test_sweep_past_a_damaged_block),

@@ -385,16 +385,17 @@ static int memory_dir_open(void *ctx, const char *path, bool create) {
     return r;
 }
 
-static int memory_dir_identity(void *ctx, int dir, uint64_t identity[2]) {
+static int memory_identity(void *ctx, int number, uint64_t identity[2]) {
     memory_os *m = ctx;
     pthread_mutex_lock(&m->mu);
-    directory *d = dir_of(m, dir);
-    if (d != NULL) {
+    directory *d = dir_of(m, number);
+    const handle *h = file_handle(m, number);
+    if (d != NULL || h != NULL) {
         identity[0] = (uint64_t)(uintptr_t)m;
-        identity[1] = d->number;
+        identity[1] = d != NULL ? d->number : (uint64_t)(uintptr_t)h->file;
     }
     pthread_mutex_unlock(&m->mu);
-    return d != NULL ? 0 : -EBADF;
+    return d != NULL || h != NULL ? 0 : -EBADF;
 }
 
 static int memory_dir_list(void *ctx, int dir, kv_name_visitor visit, void *arg) {
@@ -640,7 +641,7 @@ static int memory_random(void *ctx, void *buffer, size_t size) {
 
 static const kv_os memory_functions = {
     .dir_open = memory_dir_open,
-    .dir_identity = memory_dir_identity,
+    .identity = memory_identity,
     .dir_list = memory_dir_list,
     .dir_sync = memory_dir_sync,
     .open = memory_open,
