@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -257,10 +258,18 @@ def _new_store(path: StorePath) -> Iterator[Store]:
                     raise _core.StorageError(errno.ENOTEMPTY, "the directory is not empty", name)
                 yield store
         except BaseException:
-            with contextlib.suppress(OSError):
-                for entry in os.scandir(name) if ours else ():
-                    os.unlink(entry.path)  # a store has no directories in it
+            if ours:
+                _remove_store(name)
             raise
+
+
+def _remove_store(name: str) -> None:
+    """Not one that somebody has open: LOCK, which keeps others away meanwhile, goes last, and STORE
+    first."""
+    with contextlib.suppress(OSError), open(os.path.join(name, "LOCK"), "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for file in sorted(os.listdir(name), key=lambda file: (file != "STORE", file == "LOCK")):
+            os.unlink(os.path.join(name, file))  # a store has no directories in it
 
 
 def _is_of_others(name: str, error: BaseException) -> bool:

@@ -321,6 +321,32 @@ def test_a_store_that_comes_meanwhile_is_not_removed(stored, tmp_path, open_stor
         assert store == {b"k": b"v"}
 
 
+def test_a_store_that_is_opened_before_it_is_removed(stored, tmp_path, open_store, monkeypatch):
+    """By somebody who finds one that failed, and has just been closed."""
+    place, opener, found = tmp_path / "new", pykv.open, []
+
+    class Opened:
+        def __init__(self, path, **options):
+            self.store = opener(path, **options)
+            self.recovery = self.store.recovery
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            self.store.close()
+            found.append(open_store(place))
+
+    monkeypatch.setattr(pykv.files, "open_store", Opened)
+    monkeypatch.setattr(pykv.files._core, "_repair", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pykv.repair(stored, place)
+    found[0][b"k"] = b"v"
+    found[0].close()
+    with opener(place, create=False) as store:
+        assert store == {b"k": b"v"}
+
+
 def test_an_empty_destination(stored, tmp_path):
     (tmp_path / "empty").mkdir()
     assert pykv.repair(stored, tmp_path / "empty").ok
