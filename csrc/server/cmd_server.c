@@ -179,30 +179,33 @@ kv_run kv_cmd_save(kv_client *c, const kv_bytes *argv, size_t argc) {
     return KV_RUN_DONE;
 }
 
+static kv_run save_in_background(kv_client *c, const char *started, const char *busy) {
+    kv_error err;
+    if (refuse_if_memory_only(c))
+        return KV_RUN_DONE;
+    kv_status status = kv_server_checkpoint_in_background(c->server, &err);
+    if (status == KV_OK)
+        kv_reply_status(&c->reply, started);
+    else if (status == KV_BUSY)
+        kv_refuse(c, busy);
+    else
+        kv_refuse_failure(c, &err);
+    return KV_RUN_DONE;
+}
+
 kv_run kv_cmd_bgsave(kv_client *c, const kv_bytes *argv, size_t argc) {
     if (argc > 2 || (argc == 2 && !kv_word_is(argv[1], "schedule"))) {
         kv_refuse(c, KV_SYNTAX_ERROR);
         return KV_RUN_DONE;
     }
-    if (refuse_if_memory_only(c))
-        return KV_RUN_DONE;
-    if (kv_server_checkpoint_in_background(c->server))
-        kv_reply_status(&c->reply, "Background saving started");
-    else
-        kv_refuse(c, "ERR Background save already in progress");
-    return KV_RUN_DONE;
+    return save_in_background(c, "Background saving started", "ERR Background save already in progress");
 }
 
 kv_run kv_cmd_bgrewriteaof(kv_client *c, const kv_bytes *argv, size_t argc) {
     (void)argv;
     (void)argc;
-    if (refuse_if_memory_only(c))
-        return KV_RUN_DONE;
-    if (kv_server_checkpoint_in_background(c->server))
-        kv_reply_status(&c->reply, "Background append only file rewriting started");
-    else
-        kv_refuse(c, "ERR Background append only file rewriting already in progress");
-    return KV_RUN_DONE;
+    return save_in_background(c, "Background append only file rewriting started",
+                              "ERR Background append only file rewriting already in progress");
 }
 
 kv_run kv_cmd_lastsave(kv_client *c, const kv_bytes *argv, size_t argc) {

@@ -453,21 +453,20 @@ static void *save(void *arg) {
     return NULL;
 }
 
-bool kv_server_checkpoint_in_background(kv_server *server) {
+kv_status kv_server_checkpoint_in_background(kv_server *server, kv_error *err) {
     LOCK(server);
     bool busy = server->saving || server->reloading || server->state != KV_SERVER_RUNS;
     if (!busy)
         server->saving = true;
     UNLOCK(server);
     if (busy)
-        return false;
+        return KV_BUSY;
     join_saver(server); /* one that has ended */
     LOCK(server); /* until it stands in `saver`: a thread that ends at once is not followed by a second one before */
-    bool started = kv_thread_start(&server->saver, save, server) == 0;
-    server->saver_is_joinable = started;
-    server->saving = started;
+    int result = kv_thread_start(&server->saver, save, server);
+    server->saver_is_joinable = server->saving = result == 0;
     UNLOCK(server);
-    return started;
+    return result == 0 ? KV_OK : kv_fail_sys(err, result, NULL, "cannot start a thread");
 }
 
 bool kv_server_is_saving(kv_server *server) {

@@ -38,8 +38,8 @@ kv_db *kv_server_db(kv_server *server);           /* an ordinary handle: for che
 bool kv_server_debug_enabled(const kv_server *server);
 
 void kv_server_ask_to_stop(kv_server *server);    /* SHUTDOWN */
-/* BGSAVE: a checkpoint in the background; false: one is being made. */
-bool kv_server_checkpoint_in_background(kv_server *server);
+/* BGSAVE: a checkpoint in the background; KV_BUSY: one is being made. */
+kv_status kv_server_checkpoint_in_background(kv_server *server, kv_error *err) KV_MUST_CHECK;
 bool kv_server_is_saving(kv_server *server); /* such a one is being made */
 /* DEBUG RELOAD, LOADAOF: all loops stop at a safe place, every handle is closed, the store is recovered from disk
  * and opened anew.  Called by a loop's thread, whose client's handle is another one afterwards.  Fails when somebody

@@ -66,8 +66,9 @@ void kv_server_ask_to_stop(kv_server *server) {
     server->asked_to_stop = true;
 }
 
-bool kv_server_checkpoint_in_background(kv_server *server) {
-    return server->checkpoints_asked++ == 0;
+kv_status kv_server_checkpoint_in_background(kv_server *server, kv_error *err) {
+    (void)err;
+    return server->checkpoints_asked++ == 0 ? KV_OK : KV_BUSY;
 }
 
 bool kv_server_is_saving(kv_server *server) {

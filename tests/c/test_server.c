@@ -460,6 +460,37 @@ static void test_failing_syncs(void) {
     place_leave(&p);
 }
 
+/* ---- Without threads ------------------------------------------------------------------------------------- */
+
+#ifdef __GLIBC__
+static void test_a_checkpoint_without_a_thread(void) {
+    place p = place_open(true);
+    client *c = calloc(1, sizeof *c);
+    pthread_attr_t before, huge;
+    client_open(c, p.server);
+    CHECK_EQ(pthread_getattr_default_np(&before), 0);
+    CHECK_EQ(pthread_getattr_default_np(&huge), 0);
+    CHECK_EQ(pthread_attr_setstacksize(&huge, (size_t)1 << 60), 0);
+    CHECK_EQ(pthread_setattr_default_np(&huge), 0); /* there is no room for such a stack */
+    say(c, "BGSAVE\r\nBGREWRITEAOF\r\n");
+    for (int i = 0; i < 2; i++) {
+        const char *line = hear(c);
+        CHECK(line != NULL && line[0] == '-' && strstr(line, "cannot start a thread") != NULL);
+    }
+    CHECK_EQ(pthread_setattr_default_np(&before), 0);
+    say(c, "BGSAVE\r\n");
+    expect(c, "+Background saving started");
+    pthread_attr_destroy(&before);
+    pthread_attr_destroy(&huge);
+    close(c->fd);
+    free(c);
+    place_close(&p);
+}
+#else
+static void test_a_checkpoint_without_a_thread(void) {
+}
+#endif
+
 /* ---- Without memory -------------------------------------------------------------------------------------- */
 
 static unsigned descriptors(void) {
@@ -602,5 +633,6 @@ CHECK_MAIN(TEST(test_all_at_once_in_memory), TEST(test_all_at_once_durable), TES
            TEST(test_reload_under_load), TEST(test_a_long_answer_lets_others_have_their_turn),
            TEST(test_an_answer_over_the_limit_is_not_made),
            TEST(test_reply_waits_for_the_disk), TEST(test_a_failed_sync_is_told),
-           TEST(test_failing_syncs), TEST(test_start_without_memory), TEST(test_clients_without_memory),
+           TEST(test_failing_syncs), TEST(test_a_checkpoint_without_a_thread),
+           TEST(test_start_without_memory), TEST(test_clients_without_memory),
            TEST(test_messages_to_oneself_without_memory))
