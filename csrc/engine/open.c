@@ -117,7 +117,8 @@ static kv_status check_may_create(kv_store *store, const contents *c, kv_error *
     }
     kv_dir_join(&store->dir, KV_STORE_FILE, path);
     if (used)
-        return kv_fail_corrupt(err, path, -1, "the file is missing, but the log beside it is in use");
+        return kv_fail_corrupt(err, path, -1, "the file is missing, but beside it are a checkpoint or a log in use: this "
+                                              "is a copy that was not finished, or the file was removed");
     bool foreign = c->foreign;
     if (c->lock_file) {
         kv_status status = lock_is_foreign(&store->dir, &foreign, err);

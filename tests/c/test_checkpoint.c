@@ -561,6 +561,25 @@ static void test_backup_fails(void) {
         }
 }
 
+/* What a backup leaves when its process is killed: all but STORE, or the checkpoint only. */
+static void test_half_a_copy(void) {
+    static const char *const names[] = {"STORE", "00000001.log"};
+    pair p = pair_with_tail(40);
+    world *w = p.w;
+    const kv_os *os = memory_os_table(w->memory);
+    CHECK_OK(kv_backup(w->db, "copy", NULL, NULL, &w->err), &w->err);
+    int dir = os->dir_open(os->ctx, "copy", false);
+    for (size_t i = 0; i < 2; i++) {
+        kv_db *db;
+        CHECK_EQ(os->unlink(os->ctx, dir, names[i]), 0);
+        CHECK_STATUS(kv_open("copy", &w->options, &db, &w->err), KV_ERR_CORRUPT, &w->err);
+        CHECK_STR(w->err.path, "copy/STORE");
+        CHECK(strstr(w->err.message, "a copy that was not finished") != NULL);
+    }
+    os->close(os->ctx, dir);
+    pair_destroy(&p);
+}
+
 /* Another process makes a store where a backup is being made, or another backup. */
 typedef struct intruder {
     world *w;
@@ -1247,7 +1266,8 @@ static void test_room_for_small_segments_only(void) {
 CHECK_MAIN(TEST(test_empty), TEST(test_state_and_tail), TEST(test_count_before_loading),
            TEST(test_by_itself), TEST(test_backup), TEST(test_changes_while_it_is_made),
            TEST(test_sizes), TEST(test_at_close), TEST(test_recycled), TEST(test_cancelled), TEST(test_backup_fails),
-           TEST(test_intruders_of_a_backup), TEST(test_a_lock_file_that_is_removed_before_it_is_locked),
+           TEST(test_half_a_copy), TEST(test_intruders_of_a_backup),
+           TEST(test_a_lock_file_that_is_removed_before_it_is_locked),
            TEST(test_power_cut_in_a_backup), TEST(test_backup_without_an_end_frame),
            TEST(test_backup_of_a_log_without_an_end_frame), TEST(test_backup_of_other_stores),
            TEST(test_reads_fail), TEST(test_no_memory), TEST(test_damaged_block), TEST(test_sweep_past_a_damaged_block),
