@@ -25,12 +25,12 @@
 #include "log.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 
 #include "../base/crc32c.h"
 #include "../base/futex.h"
+#include "../base/lock.h"
 #include "../base/mem.h"
 
 #define GROUP_DONE 1u   /* in kv_group.word */

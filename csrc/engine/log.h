@@ -22,7 +22,6 @@
 #ifndef KV_ENGINE_LOG_H
 #define KV_ENGINE_LOG_H
 
-#include "../base/lock.h"
 #include "../kv.h"
 #include "segment.h"
 

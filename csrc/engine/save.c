@@ -21,9 +21,7 @@
 #include "../base/futex.h"
 #include "../base/mem.h"
 #include "lockfile.h"
-#include "snapshot.h"
 #include "store.h"
-#include "worker.h"
 
 #define CLOSE_LOG_MIN (UINT64_C(16) << 20) /* replayed in some 30 ms: not worth a checkpoint */
 #define PROGRESS_EVERY (UINT64_C(4) << 20)

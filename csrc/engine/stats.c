@@ -1,6 +1,5 @@
 /* stats.c - figures about a store, and the walk that verifies it. */
 #include "../base/mem.h"
-#include "snapshot.h"
 #include "store.h"
 
 #define KEYS_TRIES 100u /* writers may change the counts for ever; each look takes some 100 ns at the most */

@@ -5,7 +5,6 @@
 #include <time.h>
 
 #include "../base/futex.h"
-#include "../base/mem.h"
 
 #define CHUNK 2048u            /* keys swept away in one flush of the log: a write that comes into the same one waits
                                   for some 50 KB more */
