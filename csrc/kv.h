@@ -101,6 +101,7 @@ typedef struct kv_values {
     struct kv_item_value {
         const uint8_t *data; /* NULL: there is no such key */
         size_t size;
+        void *pin; /* opaque: a large one's, borrowed, for a kv_item; NULL: it was copied */
     } *items;
     void *owner; /* opaque */
 } kv_values;

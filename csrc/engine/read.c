@@ -302,6 +302,7 @@ static bool many_add(many *m, kv_entry *e, struct kv_item_value *item) {
         m->pins = p;
         kv_entry_acquire(e);
         item->data = value.data;
+        item->pin = e;
         return true;
     }
     uint8_t *copy = value.size > 0 ? many_alloc(m, value.size) : NULL;

@@ -57,9 +57,10 @@ kv_run kv_cmd_mget(kv_client *c, const kv_bytes *argv, size_t argc) {
     }
     kv_reply_array(&c->reply, values.count);
     for (size_t i = 0; i < values.count; i++) {
-        kv_count_lookup(c, values.items[i].data != NULL);
-        if (values.items[i].data != NULL)
-            kv_reply_bulk(&c->reply, values.items[i].data, values.items[i].size);
+        kv_item item = {.value = {values.items[i].data, values.items[i].size}, .pin = values.items[i].pin};
+        kv_count_lookup(c, item.value.data != NULL);
+        if (item.value.data != NULL)
+            kv_reply_value(&c->reply, &item);
         else
             kv_reply_null(&c->reply);
     }

@@ -328,6 +328,37 @@ static void test_large_values_leave_pinned(void) {
     }
 }
 
+/* MGET, in EXEC and without: whoever has the value in hand sees that the reply sends that one, and no copy. */
+static void test_many_large_values_leave_pinned(void) {
+    for (kind k = 0; k < KINDS; k++) {
+        setup s = make(k);
+        set_large(&s, "big", KV_REPLY_PIN_MIN);
+        set_large(&s, "less", KV_REPLY_PIN_MIN - 1);
+        for (int exec = 0; exec < 2; exec++) {
+            struct iovec pieces[16];
+            kv_item item;
+            kv_error err;
+            unsigned pinned = 0;
+            if (exec) {
+                ask(s.c, "multi", "+OK\n");
+                ask(s.c, "mget big less none big", "+QUEUED\n");
+            }
+            stub_say(s.c, exec ? "exec" : "mget big less none big");
+            CHECK_OK(kv_get_item(s.c->db, LITERAL("big"), 0, &item, &err), &err);
+            size_t count = kv_reply_pieces(&s.c->reply, UINT64_MAX, pieces, 16), size;
+            for (size_t i = 0; i < count; i++)
+                pinned += pieces[i].iov_base == item.value.data;
+            CHECK_EQ(pinned, 2);
+            kv_item_release(&item);
+            stub_take(s.c, &size);
+            CHECK_EQ(size, strlen(exec ? "*1\r\n" : "") + strlen("*4\r\n$8192\r\n\r\n$8191\r\n\r\n$-1\r\n$8192\r\n\r\n") +
+                           3 * KV_REPLY_PIN_MIN - 1);
+            settle(&s);
+        }
+        end(&s);
+    }
+}
+
 static void test_limits_of_keys_and_values(void) {
     setup s = make(WITH_LOG_DEFERRED);
     static char request[KV_KEY_MAX + 200];
@@ -974,7 +1005,8 @@ CHECK_MAIN(TEST(test_strings_as_redis), TEST(test_numbers_as_redis), TEST(test_b
            TEST(test_expiry_as_redis), TEST(test_multi_as_redis), TEST(test_connection_as_redis),
            TEST(test_pubsub_as_redis), TEST(test_server_as_redis), TEST(test_every_command_is_found_in_any_case),
            TEST(test_every_command_answers_nonsense), TEST(test_ifeq), TEST(test_keys_go_when_their_time_has_come),
-           TEST(test_auth), TEST(test_large_values_leave_pinned), TEST(test_limits_of_keys_and_values),
+           TEST(test_auth), TEST(test_large_values_leave_pinned),
+           TEST(test_many_large_values_leave_pinned), TEST(test_limits_of_keys_and_values),
            TEST(test_a_transaction_has_a_limit), TEST(test_dump_and_restore), TEST(test_watch_sees_other_clients),
            TEST(test_exec_with_other_commands), TEST(test_exec_answers_in_the_protocol_of_each_moment),
            TEST(test_no_memory_for_more), TEST(test_memory_fails_anywhere),
