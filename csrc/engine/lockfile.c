@@ -3,7 +3,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 kv_status kv_lockfile_read(const kv_file *file, kv_lock_text *text, kv_error *err) {
     *text = (kv_lock_text){0};
@@ -31,21 +30,6 @@ static kv_status fail_locked(const kv_file *file, bool shared, kv_error *err) {
     return status;
 }
 
-static kv_status is_named(const kv_file *file, bool *named, kv_error *err) {
-    kv_file there;
-    uint64_t ours[2], its[2];
-    *named = false;
-    kv_status status = kv_file_open(&there, file->dir, KV_LOCK_FILE, KV_OPEN_READ, err);
-    if (status != KV_OK)
-        return status < 0 ? status : KV_OK;
-    status = kv_file_identity(file, ours, err);
-    if (status == KV_OK)
-        status = kv_file_identity(&there, its, err);
-    kv_file_close(&there);
-    *named = status == KV_OK && memcmp(ours, its, sizeof ours) == 0;
-    return status;
-}
-
 /* Once more when the name leads elsewhere by then: who made a copy that failed had it locked before us, and has removed
  * it (save.c), so what we hold keeps nobody away. */
 kv_status kv_lockfile_take(kv_file *file, const kv_dir *dir, bool shared, kv_error *err) {
@@ -61,7 +45,7 @@ kv_status kv_lockfile_take(kv_file *file, const kv_dir *dir, bool shared, kv_err
         if (status == KV_BUSY)
             status = fail_locked(file, shared, err);
         if (status == KV_OK)
-            status = is_named(file, &named, err);
+            status = kv_file_has_name(file, &named, err);
         if (status == KV_OK && named)
             return KV_OK;
         kv_lockfile_release(file);

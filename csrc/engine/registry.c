@@ -276,7 +276,7 @@ static kv_status open_directory(kv_store *store, kv_db *db, const char *path, bo
         kv_dir_open(&store->dir, o->os, path, o->create && !o->read_only, err);
     if (status < 0)
         return status;
-    int result = o->os->identity(o->os->ctx, store->dir.fd, store->identity);
+    int result = o->os->identity(o->os->ctx, store->dir.fd, NULL, store->identity);
     if (result < 0) {
         status = kv_fail_sys(err, -result, path, "cannot tell which directory this is");
     } else {

@@ -151,10 +151,20 @@ void kv_file_close(kv_file *file) {
         file->os->close(file->os->ctx, fd);
 }
 
-kv_status kv_file_identity(const kv_file *file, uint64_t identity[2], kv_error *err) {
+kv_status kv_file_has_name(const kv_file *file, bool *has, kv_error *err) {
+    const kv_os *os = file->os;
+    uint64_t ours[2], its[2];
     int r;
-    RETRY(r, file->os->identity(file->os->ctx, file->fd, identity));
-    return r < 0 ? fail_file(err, r, file, NO_OFFSET, "cannot tell which file this is") : KV_OK;
+    *has = false;
+    RETRY(r, os->identity(os->ctx, file->fd, NULL, ours));
+    if (r >= 0)
+        RETRY(r, os->identity(os->ctx, file->dir->fd, file->name, its));
+    if (r == -ENOENT)
+        return KV_OK;
+    if (r < 0)
+        return fail_file(err, r, file, NO_OFFSET, "cannot tell which file this is");
+    *has = memcmp(ours, its, sizeof ours) == 0;
+    return KV_OK;
 }
 
 kv_status kv_file_size(const kv_file *file, uint64_t *size_bytes, kv_error *err) {

@@ -52,8 +52,8 @@ kv_status kv_file_open(kv_file *file, const kv_dir *dir, const char *name, kv_op
                        kv_error *err) KV_MUST_CHECK;
 void kv_file_close(kv_file *file);
 kv_status kv_file_size(const kv_file *file, uint64_t *size_bytes, kv_error *err) KV_MUST_CHECK;
-/* Equal: the same file, whatever its name is by now. */
-kv_status kv_file_identity(const kv_file *file, uint64_t identity[2], kv_error *err) KV_MUST_CHECK;
+/* Whether it is the one that has its name now. */
+kv_status kv_file_has_name(const kv_file *file, bool *has, kv_error *err) KV_MUST_CHECK;
 
 /* Reads up to `size` bytes; `*got` is less only at the end of the file, or on failure. */
 kv_status kv_file_read(const kv_file *file, void *buffer, size_t size, uint64_t offset,

@@ -40,7 +40,8 @@ struct kv_os {
      * is made first when missing, and its name is durable afterwards, whoever made it (the parent
      * is synced; that of one that was there may be on a file system without syncs).  ENOTDIR when it is a file. */
     int (*dir_open)(void *ctx, const char *path, bool create);
-    int (*identity)(void *ctx, int dir, uint64_t identity[2]); /* equal: the same directory, or file */
+    /* Of an open file or directory; or, with a name, of what is called so in the directory.  Equal: the same one. */
+    int (*identity)(void *ctx, int fd, const char *name, uint64_t identity[2]);
     int (*dir_list)(void *ctx, int dir, kv_name_visitor visit, void *arg);
     int (*dir_sync)(void *ctx, int dir); /* names made, renamed and removed so far survive */
 

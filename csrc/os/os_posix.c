@@ -157,10 +157,10 @@ static int posix_dir_open(void *ctx, const char *path, bool create) {
     return fd;
 }
 
-static int posix_identity(void *ctx, int fd, uint64_t identity[2]) {
+static int posix_identity(void *ctx, int fd, const char *name, uint64_t identity[2]) {
     (void)ctx;
     struct stat st;
-    if (fstat(fd, &st) < 0)
+    if ((name != NULL ? fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) : fstat(fd, &st)) < 0)
         return -errno;
     identity[0] = (uint64_t)st.st_dev;
     identity[1] = (uint64_t)st.st_ino;

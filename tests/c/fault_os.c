@@ -143,8 +143,8 @@ static int fault_dir_open(void *ctx, const char *path, bool create) {
              opened(f, verdict, f->inner->dir_open(f->inner->ctx, path, create)));
 }
 
-static int fault_identity(void *ctx, int dir, uint64_t identity[2]) {
-    SANDWICH(FAULT_IDENTITY, f->inner->identity(f->inner->ctx, dir, identity));
+static int fault_identity(void *ctx, int number, const char *name, uint64_t identity[2]) {
+    SANDWICH(FAULT_IDENTITY, f->inner->identity(f->inner->ctx, number, name, identity));
 }
 
 static int fault_dir_list(void *ctx, int dir, kv_name_visitor visit, void *arg) {

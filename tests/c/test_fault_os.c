@@ -94,7 +94,7 @@ static void test_every_kind_can_fail(void) {
     char buffer[10];
     fault_os_fail(w.faults, FAULT_ANY, 1, EIO, FAULT_FOREVER);
     CHECK_EQ(os->dir_open(os->ctx, "d", true), -EIO);
-    CHECK_EQ(os->identity(os->ctx, w.dir, identity), -EIO);
+    CHECK_EQ(os->identity(os->ctx, w.dir, NULL, identity), -EIO);
     CHECK_EQ(os->dir_list(os->ctx, w.dir, NULL, NULL), -EIO);
     CHECK_EQ(os->dir_sync(os->ctx, w.dir), -EIO);
     CHECK_EQ(os->open(os->ctx, w.dir, "f", KV_OPEN_CREATE), -EIO);

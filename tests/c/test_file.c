@@ -255,7 +255,7 @@ static void test_directory_that_is_missing(void) {
 }
 
 static void identity_of(const kv_dir *dir, uint64_t identity[2]) {
-    CHECK_EQ(dir->os->identity(dir->os->ctx, dir->fd, identity), 0);
+    CHECK_EQ(dir->os->identity(dir->os->ctx, dir->fd, NULL, identity), 0);
 }
 
 static void test_ways_to_name_a_directory(void) {

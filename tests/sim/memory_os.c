@@ -385,17 +385,23 @@ static int memory_dir_open(void *ctx, const char *path, bool create) {
     return r;
 }
 
-static int memory_identity(void *ctx, int number, uint64_t identity[2]) {
+static int memory_identity(void *ctx, int number, const char *name, uint64_t identity[2]) {
     memory_os *m = ctx;
     pthread_mutex_lock(&m->mu);
     directory *d = dir_of(m, number);
     const handle *h = file_handle(m, number);
-    if (d != NULL || h != NULL) {
-        identity[0] = (uint64_t)(uintptr_t)m;
-        identity[1] = d != NULL ? d->number : (uint64_t)(uintptr_t)h->file;
+    const file *f = h != NULL ? h->file : NULL;
+    int r = d != NULL || f != NULL ? 0 : -EBADF;
+    if (name != NULL && r == 0) {
+        const entry *e = d != NULL ? listing_find(&d->now, name) : NULL;
+        f = e != NULL ? e->file : NULL;
+        d = NULL;
+        r = f != NULL ? 0 : -ENOENT;
     }
+    identity[0] = (uint64_t)(uintptr_t)m;
+    identity[1] = d != NULL ? d->number : (uint64_t)(uintptr_t)f;
     pthread_mutex_unlock(&m->mu);
-    return d != NULL || h != NULL ? 0 : -EBADF;
+    return r;
 }
 
 static int memory_dir_list(void *ctx, int dir, kv_name_visitor visit, void *arg) {
