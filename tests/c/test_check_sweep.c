@@ -101,6 +101,7 @@ static int64_t bad_read(void *ctx, int file, void *buffer, size_t size, uint64_t
         return d->inner->name(d->inner->ctx, __VA_ARGS__);                                       \
     }
 FORWARD(int, dir_open, (void *ctx, const char *path, bool create), path, create)
+FORWARD(int, identity, (void *ctx, int fd, const char *name, uint64_t identity[2]), fd, name, identity)
 FORWARD(int, dir_list, (void *ctx, int dir, kv_name_visitor visit, void *arg), dir, visit, arg)
 FORWARD(int, open, (void *ctx, int dir, const char *name, kv_open_mode mode), dir, name, mode)
 FORWARD(int, close, (void *ctx, int file), file)
@@ -111,8 +112,9 @@ static void test_bad_sector(void) {
     forge *b = forge_create();
     forge_finding f = {0};
     bad_disk d = {.inner = memory_os_table(b->memory)};
-    d.os = (kv_os){.ctx = &d, .dir_open = bad_dir_open, .dir_list = bad_dir_list, .open = bad_open,
-                   .close = bad_close, .size = bad_size, .read = bad_read, .lock = bad_lock};
+    d.os = (kv_os){.ctx = &d, .dir_open = bad_dir_open, .identity = bad_identity,
+                   .dir_list = bad_dir_list, .open = bad_open, .close = bad_close, .size = bad_size,
+                   .read = bad_read, .lock = bad_lock};
     d.size = FORGE_SEGMENT_SIZE;
     d.from = 4096;
     d.to = 8192;
