@@ -1,6 +1,6 @@
 """Breaks the store on purpose, in known ways, and shows that the tests notice each.
 
-    python tests/mutations.py                    all of them: a table, and "19 of 19 mutations caught"
+    python tests/mutations.py                    all of them: a table, and "20 of 20 mutations caught"
     python tests/mutations.py --list             what there is
     python tests/mutations.py log-sync salt      some, by their names
     python tests/mutations.py --jobs 2           so many at the same time
