@@ -30,10 +30,12 @@ static kv_status fail_locked(const kv_file *file, bool shared, kv_error *err) {
     return status;
 }
 
+#define TRIES_MAX 1000u
+
 /* Once more when the name leads elsewhere by then: who made a copy that failed had it locked before us, and has removed
- * it (save.c), so what we hold keeps nobody away. */
+ * it (save.c), so what we hold keeps nobody away.  Not for ever: a file system may number a file anew at each look. */
 kv_status kv_lockfile_take(kv_file *file, const kv_dir *dir, bool shared, kv_error *err) {
-    for (;;) {
+    for (unsigned tries = 0; tries < TRIES_MAX; tries++) {
         bool named = false;
         kv_status status =
             kv_file_open(file, dir, KV_LOCK_FILE, shared ? KV_OPEN_READ : KV_OPEN_CREATE, err);
@@ -52,6 +54,11 @@ kv_status kv_lockfile_take(kv_file *file, const kv_dir *dir, bool shared, kv_err
         if (status < 0)
             return status;
     }
+    kv_status status = kv_fail(err, KV_ERR_LOCKED, "LOCK is another file at each look, says the file system: nobody can "
+                                                   "tell whether the store is open elsewhere");
+    if (err != NULL)
+        snprintf(err->path, sizeof err->path, "%s", dir->path);
+    return status;
 }
 
 void kv_lockfile_release(kv_file *file) {

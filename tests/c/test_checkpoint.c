@@ -708,6 +708,25 @@ static void test_a_lock_file_that_is_removed_before_it_is_locked(void) {
         }
 }
 
+static int new_identity(void *ctx, int fd, const char *name, uint64_t identity[2]) {
+    static uint64_t number;
+    const kv_os *os = fault_os_table(ctx);
+    int r = os->identity(os->ctx, fd, name, identity);
+    if (name != NULL)
+        identity[1] = ++number;
+    return r;
+}
+
+static void test_a_lock_file_whose_number_changes(void) {
+    world *w = world_create();
+    w->os.identity = new_identity;
+    CHECK_STATUS(world_try_open(w), KV_ERR_LOCKED, &w->err);
+    CHECK_CONTAINS(w->err.path, WORLD_DIR);
+    w->os.identity = fault_os_table(w->faults)->identity;
+    world_open(w);
+    world_destroy(w);
+}
+
 /* The power goes while a backup is made: what is there afterwards is no store, or the whole one. */
 typedef struct copying {
     pair *p;
@@ -1268,6 +1287,7 @@ CHECK_MAIN(TEST(test_empty), TEST(test_state_and_tail), TEST(test_count_before_l
            TEST(test_sizes), TEST(test_at_close), TEST(test_recycled), TEST(test_cancelled), TEST(test_backup_fails),
            TEST(test_half_a_copy), TEST(test_intruders_of_a_backup),
            TEST(test_a_lock_file_that_is_removed_before_it_is_locked),
+           TEST(test_a_lock_file_whose_number_changes),
            TEST(test_power_cut_in_a_backup), TEST(test_backup_without_an_end_frame),
            TEST(test_backup_of_a_log_without_an_end_frame), TEST(test_backup_of_other_stores),
            TEST(test_reads_fail), TEST(test_no_memory), TEST(test_damaged_block), TEST(test_sweep_past_a_damaged_block),
