@@ -20,7 +20,6 @@ DRIVER = """
 import errno, faulthandler, shutil, sys, time
 import pykv
 
-HANG_SECONDS = 300  # for ever
 MODES = ["always", "never"]
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EINTR, errno.EMFILE, errno.EACCES, errno.EROFS]
 OPTIONS = {"checkpoint_log_ratio": None}
@@ -141,11 +140,6 @@ class Life:
 
 def descriptors():
     return len(os.listdir("/proc/self/fd"))
-
-
-def has_hung(clock, used):
-    # For 5 s more than a machine explains that has other things to do.
-    return time.monotonic() - clock > 5 + 20 * (time.process_time() - used)
 
 
 def live(n, number, onward, mode):

@@ -355,7 +355,7 @@ static kv_status write_frame(kv_log *log, uint8_t *frame, size_t size, kv_frame_
                              : kv_file_write(file, frame, padded, offset, done, err);
 }
 
-/* ---- The spare -------------------------------------------------------------------------------------
+/* ---- The next segment -------------------------------------------------------------------------------------
  *
  * Who set SPARE_MAKING, and nobody else, makes or removes files called spare.log and recycled.log, until it sets
  * something else.  Two have them beside it: the leader that took a spare, until it has renamed it (no spare is wanted
@@ -416,14 +416,13 @@ static bool writes_zeros(const kv_log *log) {
 static kv_status take_spare(kv_log *log, uint64_t size, kv_file *spare, bool *recycled,
                             kv_error *err) {
     kv_status status = KV_OK;
-    if (begin_making(log, spare, recycled) == SPARE_READY && log->spare_size >= size) {
-        end_making(log, SPARE_NONE);
-        return KV_OK;
+    bool fits = begin_making(log, spare, recycled) == SPARE_READY && log->spare_size >= size;
+    if (!fits) {
+        kv_file_close(spare);
+        *recycled = use_recycled(log, size, spare);
+        if (!*recycled)
+            status = kv_segment_prepare(spare, log->dir, size, writes_zeros(log), err);
     }
-    kv_file_close(spare);
-    *recycled = use_recycled(log, size, spare);
-    if (!*recycled)
-        status = kv_segment_prepare(spare, log->dir, size, writes_zeros(log), err);
     end_making(log, SPARE_NONE);
     return status;
 }
@@ -543,6 +542,8 @@ static kv_status rotate(kv_log *log, uint64_t frame_size, bool *for_good, kv_err
         log->rotated(log->rotated_arg);
     return KV_OK;
 }
+
+/* ---- Writing a group ------------------------------------------------------------------------------ */
 
 static uint64_t room_left(const kv_log *log) {
     /* The end frame's room stays reserved. */
@@ -996,15 +997,10 @@ void kv_log_drop_spares(kv_log *log) {
         kv_file_close(&spare);
         (void)!kv_dir_unlink(log->dir, KV_SEGMENT_SPARE, NULL);
     }
+    (void)!kv_dir_unlink(log->dir, KV_SEGMENT_RECYCLED, NULL); /* if there is one */
     LOCK(log);
-    bool unlink = log->recycled_size > 0;
+    log->recycled_size = 0;
     UNLOCK(log);
-    if (unlink) {
-        (void)!kv_dir_unlink(log->dir, KV_SEGMENT_RECYCLED, NULL);
-        LOCK(log);
-        log->recycled_size = 0;
-        UNLOCK(log);
-    }
     end_making(log, SPARE_NONE);
 }
 

@@ -574,7 +574,7 @@ static void test_half_a_copy(void) {
         CHECK_EQ(os->unlink(os->ctx, dir, names[i]), 0);
         CHECK_STATUS(kv_open("copy", &w->options, &db, &w->err), KV_ERR_CORRUPT, &w->err);
         CHECK_STR(w->err.path, "copy/STORE");
-        CHECK(strstr(w->err.message, "a copy that was not finished") != NULL);
+        CHECK_CONTAINS(w->err.message, "a copy that was not finished");
     }
     os->close(os->ctx, dir);
     pair_destroy(&p);

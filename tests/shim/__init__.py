@@ -40,10 +40,16 @@ NTH = (
     "CALL_ERRNO", "BLOCKS",
 )  # fmt: skip
 NTH_SOURCE = f"""
-import mmap, os
+import mmap, os, time
+HANG_SECONDS = 300  # for ever
 {", ".join(NTH)} = range({len(NTH)})
 with open(os.environ["PYKV_NTH_CONTROL"], "r+b") as file:
     control = memoryview(mmap.mmap(file.fileno(), 8 * {len(NTH)})).cast("q")
+
+def has_hung(clock, used):
+    # Since time.monotonic() and time.process_time() said so, in what takes milliseconds: for 5 s more than a machine
+    # explains that has other things to do.
+    return time.monotonic() - clock > 5 + 20 * (time.process_time() - used)
 """
 
 
